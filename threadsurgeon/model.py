@@ -1,0 +1,133 @@
+"""The facts that all layers exchange, as frozen dataclasses. Nothing here reads, writes or prints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One Python frame. ``line`` is None where it cannot be told, as in a frame that has not started yet."""
+
+    function: str
+    file: str
+    line: int | None
+
+    def __str__(self) -> str:
+        return f"{self.function} ({self.file}:{self.line if self.line is not None else '?'})"
+
+
+@dataclass(frozen=True, slots=True)
+class Thread:
+    """One OS thread of the target, with what Python knows of it where it has Python state.
+
+    ``tid`` is the kernel's, as seen from here; ``namespace_tid`` the one the target itself sees (in a container they differ).
+    ``ident`` is what Python shows as ``Thread.ident``: the ``pthread_t``. ``start_time`` (clock ticks since boot, from
+    ``/proc/PID/task/TID/stat``) makes the TID unique: TIDs are reused. ``frames`` are innermost first.
+    """
+
+    tid: int
+    namespace_tid: int
+    start_time: int
+    native_name: str
+    state: str
+    cpu_seconds: float
+    cpu_percent: float | None
+    main: bool
+    python: bool = False
+    ident: int | None = None
+    name: str | None = None
+    daemon: bool | None = None
+    interpreter: int | None = None
+    holds_gil: bool = False
+    pool_worker: bool = False
+    frames: tuple[Frame, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Python:
+    """Which CPython the target runs: ``version`` as in ``3.12.1``, ``build`` one of release, debug, free-threaded…"""
+
+    version: str
+    build: str
+    executable: str
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All threads of one process at one moment, main thread first, then by TID."""
+
+    pid: int
+    python: Python
+    threads: tuple[Thread, ...]
+    gil_holder: int | None
+    warnings: tuple[str, ...] = ()
+
+
+class Outcome(str, Enum):
+    """What was seen after operating. Not being able to operate is an exception instead (see ``errors``)."""
+
+    ENDED = "ended"
+    UNWOUND = "unwound"
+    SURVIVED = "survived"
+    PENDING = "pending"
+    TARGET_DIED = "target-died"
+
+    @property
+    def exit_status(self) -> int:
+        return {"ended": 0, "unwound": 0, "survived": 3, "pending": 4, "target-died": 6}[self.value]
+
+    @property
+    def is_success(self) -> bool:
+        return self.exit_status == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One technique, tried once."""
+
+    technique: str
+    outcome: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What would be done to a thread and why (``--dry-run``); made by looking only."""
+
+    pid: int
+    tid: int
+    ident: int
+    name: str | None
+    exception: str
+    techniques: tuple[str, ...]
+    doing: str
+    reason: str
+    leaves_behind: str
+    stack: tuple[Frame, ...]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was done to a thread and what was seen afterwards, from outside.
+
+    ``stopped_seconds`` is how long the victim was stopped by us, all stops added; no other thread is ever stopped.
+    """
+
+    pid: int
+    tid: int
+    ident: int
+    name: str | None
+    outcome: Outcome
+    technique: str | None
+    exception: str
+    attempts: tuple[Attempt, ...]
+    stopped_seconds: float
+    seconds: float
+    process_alive: bool
+    stack_before: tuple[Frame, ...]
+    stack_after: tuple[Frame, ...]
+    detail: str
+    evidence: tuple[str, ...] = ()

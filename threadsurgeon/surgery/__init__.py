@@ -1,0 +1,1 @@
+"""What we do to one thread, gentlest first."""
