@@ -1,0 +1,73 @@
+"""What each victim file says about itself, read without running it."""
+
+from __future__ import annotations
+
+import ast
+import functools
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .pythons import Python
+
+VICTIMS = Path(__file__).parent / "victims"
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """One victim file.
+
+    ``waits_in``      the system calls in which the kernel shows the stuck thread; "running" for one that spins
+    ``expected``      which technique leads to which outcome; the technique "" where none is applied, or any
+    ``expected_lto``  what is also right on builds that may have inlined the place to raise at
+    ``freezes``       holds the GIL: nothing else of the process moves until the victim is ended
+    ``moves``         goes from one place to the next, so it is never seen standing still
+    ``since``, ``before``  the versions that can behave like this
+    ``exception``     what ``cancel`` chooses to raise
+    """
+
+    name: str
+    path: Path
+    description: str
+    waits_in: tuple[str, ...]
+    expected: dict[str, str]
+    expected_lto: dict[str, str] = field(default_factory=dict)
+    freezes: bool = False
+    moves: bool = False
+    slow: bool = False
+    since: tuple[int, ...] = (3, 8)
+    before: tuple[int, ...] = (4,)
+    exception: str = "SystemExit"
+
+    def runs_on(self, python: Python) -> bool:
+        return self.since <= python.version < self.before
+
+    @property
+    def outcomes(self) -> set[str]:
+        return set(self.expected.values())
+
+    @property
+    def spins(self) -> bool:
+        return self.waits_in == ("running",)
+
+    def expects(self, python: Python, technique: str | None, outcome: str) -> bool:
+        """Is this what the victim's file says about being cancelled?"""
+        tables = [self.expected, self.expected_lto] if python.may_inline else [self.expected]
+        return any(table.get(technique or "") == outcome or table.get("") == outcome for table in tables)
+
+
+@functools.cache
+def all_behaviours() -> dict[str, Behaviour]:
+    """Every victim file, by name."""
+    files = sorted(path for path in VICTIMS.glob("*.py") if path.name != "_backchannel.py")
+    return {path.stem: _read(path) for path in files}
+
+
+def _read(path: Path) -> Behaviour:
+    tree = ast.parse(path.read_text())
+    facts = {}
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            name = node.targets[0].id.lower()
+            if name in Behaviour.__dataclass_fields__:
+                facts[name] = ast.literal_eval(node.value)
+    return Behaviour(name=path.stem, path=path, description=ast.get_docstring(tree) or "", **facts)

@@ -1,0 +1,18 @@
+"""A regular expression that backtracks for ages, holding the GIL: the whole process stands still."""
+
+import re
+
+import _backchannel
+
+WAITS_IN = ("running",)
+FREEZES = True
+EXPECTED = {"interrupt": "ended"}
+
+PATTERN = re.compile("(a+)+b")
+
+
+def victim():
+    PATTERN.match("a" * 64)
+
+
+_backchannel.run(victim)

@@ -1,0 +1,68 @@
+"""A thread of a sub-interpreter: other modules and classes, another GIL since 3.12; unknown to the main interpreter."""
+
+import json
+import os
+import time
+
+import _backchannel
+
+try:
+    import _interpreters as interpreters  # since 3.13
+except ImportError:
+    import _xxsubinterpreters as interpreters
+
+WAITS_IN = ("clock_nanosleep", "select", "pselect6")
+EXPECTED = {"interrupt": "ended"}
+
+READ, WRITE = os.pipe()
+CODE = """
+import json, os, _thread, threading, time
+
+def victim():
+    me = threading.current_thread()
+    os.write({0}, (json.dumps(dict(ident=me.ident, tid=me.native_id, name=me.name)) + "\\n").encode())
+    try:
+        time.sleep(100000)
+    finally:
+        os.write({0}, b"finally\\n")
+
+threading.Thread(target=victim, name="victim").start()
+"""
+INTERPRETER = interpreters.create()
+LINES = []
+
+
+def victim():
+    raise AssertionError("nobody calls this: the code above is the victim")
+
+
+def lines():
+    os.set_blocking(READ, False)
+    try:
+        LINES.extend(os.read(READ, 4096).decode().splitlines())
+    except BlockingIOError:
+        pass
+    return LINES
+
+
+def start(body):
+    interpreters.run_string(INTERPRETER, CODE.format(WRITE))
+    while not lines():
+        time.sleep(0.001)
+    _backchannel._me.update(json.loads(LINES[0]), interpreter=1)
+
+
+def truth():
+    me = _backchannel._me
+    return [dict(me, daemon=False, main=False, functions=None)]
+
+
+def more():
+    return {"finally_ran": "finally" in lines()}
+
+
+def aftercare():
+    interpreters.destroy(INTERPRETER)
+
+
+_backchannel.run(victim, start, more, truth, aftercare)
