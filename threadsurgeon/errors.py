@@ -1,4 +1,6 @@
-"""Every error of threadsurgeon. An error means "could not operate" (or "refused"); what was seen after operating is an Outcome.
+"""Every error of threadsurgeon.
+
+An error means "could not operate" (or "refused"); what was seen after operating is an Outcome.
 
 ThreadsurgeonError                  exit status 1
 ├── NoSuchProcess                   the PID does not exist, or ended meanwhile
@@ -20,7 +22,7 @@ from __future__ import annotations
 
 
 class ThreadsurgeonError(Exception):
-    """Could not operate. ``str(error)`` is the cause found, one lower-case line; ``hint`` the next step, if there is one."""
+    """Could not operate. ``str(error)`` is the cause found, in one line; ``hint`` the next step, if there is one."""
 
     exit_status = 1
 

@@ -22,9 +22,9 @@ class Frame:
 class Thread:
     """One OS thread of the target, with what Python knows of it where it has Python state.
 
-    ``tid`` is the kernel's, as seen from here; ``namespace_tid`` the one the target itself sees (in a container they differ).
-    ``ident`` is what Python shows as ``Thread.ident``: the ``pthread_t``. ``start_time`` (clock ticks since boot, from
-    ``/proc/PID/task/TID/stat``) makes the TID unique: TIDs are reused. ``frames`` are innermost first.
+    ``tid`` is the kernel's, as seen from here; ``namespace_tid`` the one the target itself sees (in a container they
+    differ). ``ident`` is what Python shows as ``Thread.ident``: the ``pthread_t``. ``start_time`` (clock ticks since
+    boot, from ``/proc/PID/task/TID/stat``) makes the TID unique: TIDs are reused. ``frames`` are innermost first.
     """
 
     tid: int
@@ -76,10 +76,12 @@ class Outcome(str, Enum):
 
     @property
     def exit_status(self) -> int:
+        """The exit status that tells a shell this outcome."""
         return {"ended": 0, "unwound": 0, "survived": 3, "pending": 4, "target-died": 6}[self.value]
 
     @property
     def is_success(self) -> bool:
+        """Whether the thread no longer does what it did, and the process lives."""
         return self.exit_status == 0
 
 

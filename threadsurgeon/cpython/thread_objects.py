@@ -1,0 +1,62 @@
+"""What the ``threading`` module of the target knows: each thread's ``Thread`` object, by ident."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from threadsurgeon.cpython.objects import ObjectReader
+from threadsurgeon.cpython.reading import Walk, walk_alone, walk_together
+from threadsurgeon.cpython.threads import Interpreter
+from threadsurgeon.linux.memory import BadAddress, Memory
+
+_pointer = struct.Struct("<Q").unpack_from
+
+
+@dataclass(frozen=True, slots=True)
+class ThreadObject:
+    """A ``threading.Thread``: its name and whether it is a daemon."""
+
+    name: str | None
+    daemon: bool | None
+
+
+def read_thread_objects(
+    memory: Memory, objects: ObjectReader, interpreter: Interpreter, true_address: int
+) -> dict[int, ThreadObject]:
+    """Return the ``Thread`` objects of an interpreter by ident; none where it has not imported ``threading``."""
+    try:
+        active = walk_alone(memory, _read_active(objects, interpreter))
+    except BadAddress:
+        return {}  # the dict was resized under us, or there is none yet: names are not worth an error
+    idents = memory.read_many([(key, objects.int_size) for key, _ in active])
+    threads = walk_together(memory, (_read_thread(objects, value, true_address) for _, value in active))
+    return {
+        objects.parse_int(ident): thread
+        for ident, thread in zip(idents, threads, strict=True)
+        if ident is not None and thread is not None
+    }
+
+
+def _read_active(objects: ObjectReader, interpreter: Interpreter) -> Walk[list[tuple[int, int]]]:
+    """Return the (ident, Thread) addresses of ``threading._active``."""
+    modules = yield from objects.read_dict(interpreter.modules)
+    threading = (yield from objects.find_items(modules, "threading")).get("threading")
+    if threading is None:
+        return []
+    namespace = yield from objects.read_pointer(threading + objects.layout.module_object.md_dict)
+    items = yield from objects.read_dict(namespace)
+    active = (yield from objects.find_items(items, "_active")).get("_active")
+    if active is None:
+        return []
+    entries = yield from objects.read_dict(active)
+    return [(key, value) for key, value in entries if key and value]
+
+
+def _read_thread(objects: ObjectReader, address: int, true_address: int) -> Walk[ThreadObject]:
+    attributes = yield from objects.read_attributes(address, "_name", "_daemonic")
+    name = None
+    if "_name" in attributes:
+        name = yield from objects.read_str(attributes["_name"])
+    daemon = attributes["_daemonic"] == true_address if "_daemonic" in attributes else None
+    return ThreadObject(name, daemon)

@@ -1,0 +1,104 @@
+"""The files mapped into a process, each opened as the target sees it: in a container, below a root, or deleted."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from threadsurgeon.errors import NoSuchProcess, PermissionDenied
+from threadsurgeon.linux.elf import ElfFile, NotElf
+
+# address-address perms offset device inode path; only lines with a path. proc_pid_maps(5)
+_LINE = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) (....) ([0-9a-f]+) (\S+) \d+ +(/.*)$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class MappedFile:
+    """A file that a process has mapped, by its lowest mapping. ``path`` is the target's own word for it."""
+
+    pid: int
+    path: str
+    start: int
+    end: int
+    offset: int
+
+    def open_elf(self) -> ElfFile:
+        """Open the very file that is mapped.
+
+        Raises:
+            NotElf: it is something else.
+            OSError: not readable for us.
+        """
+        # The link in map_files leads to the mapped file itself even where its path is deleted, replaced, or means
+        # another file here. It needs privileges (CAP_CHECKPOINT_RESTORE); names there are not padded, unlike in maps.
+        try:
+            return ElfFile(f"/proc/{self.pid}/map_files/{self.start:x}-{self.end:x}")
+        except (PermissionError, FileNotFoundError):
+            return ElfFile(f"/proc/{self.pid}/root{self.path.removesuffix(' (deleted)')}")
+
+
+def list_mapped_files(pid: int) -> list[MappedFile]:
+    """Return each mapped file once, in the order of addresses.
+
+    Raises:
+        NoSuchProcess: it ended.
+        PermissionDenied: another user's process.
+    """
+    try:
+        with open(f"/proc/{pid}/maps", "rb") as maps:
+            text = maps.read()
+    except (FileNotFoundError, ProcessLookupError):
+        raise NoSuchProcess(f"there is no process {pid}") from None
+    except PermissionError:
+        raise PermissionDenied(f"/proc/{pid}/maps is not readable for us") from None
+    files: dict[bytes, MappedFile] = {}
+    for match in _LINE.finditer(text):
+        start, end, _, offset, device, path = match.groups()
+        if path not in files and not path.startswith(b"/dev/") and device != b"00:00":
+            files[path] = MappedFile(pid, os.fsdecode(path), int(start, 16), int(end, 16), int(offset, 16))
+    return list(files.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An ELF file at its place in a process."""
+
+    file: MappedFile
+    elf: ElfFile
+    bias: int
+
+    def symbol(self, name: str) -> int | None:
+        """Return the address of a defined dynamic symbol in the process, or None."""
+        address = self.elf.symbol(name)
+        return None if address is None else address + self.bias
+
+    def writable_ranges(self) -> list[tuple[int, int]]:
+        """Return (address, size) of the image's writable segments: its .data and .bss."""
+        return [(load.address + self.bias, load.memory_size) for load in self.elf.loads if load.flags & 2]
+
+
+def iterate_images(pid: int) -> Iterator[Image]:
+    """Yield the ELF files of a process, the likeliest homes of an interpreter first."""
+
+    def unlikeliness(file: MappedFile) -> int:
+        name = os.path.basename(file.path)
+        return 0 if "libpython" in name else 1 if "python" in name else 2 if ".so" not in name else 3
+
+    refused: OSError | None = None
+    found = False
+    for file in sorted(list_mapped_files(pid), key=unlikeliness):
+        try:
+            elf = file.open_elf()
+        except NotElf:
+            continue
+        except OSError as error:
+            refused = error
+            continue
+        bias = elf.load_bias(file.start, file.offset)
+        if bias is not None:
+            found = True
+            yield Image(file, elf, bias)
+    if not found and refused is not None:
+        raise PermissionDenied(f"no file that process {pid} has mapped can be opened: {refused}")

@@ -1,0 +1,119 @@
+"""Read another process's memory while it runs, many ranges in one system call."""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from array import array
+from collections.abc import Sequence
+from typing import Protocol
+
+from threadsurgeon.errors import NoSuchProcess, PermissionDenied, ThreadsurgeonError
+
+# IOV_MAX: the most ranges that process_vm_readv(2) takes in one call (UIO_MAXIOV in Linux).
+MAX_RANGES = 1024
+# Bounds what a corrupt size field can make us allocate. The largest thing we read at once is a big dict's entries.
+MAX_READ = 64 * 1024 * 1024
+
+
+class BadAddress(ThreadsurgeonError):
+    """The target has no readable memory there (any more): normal while it runs, the reader looks again."""
+
+    def __init__(self, address: int, size: int) -> None:
+        super().__init__(f"no readable memory at {address:#x} ({size} bytes)")
+        self.address = address
+        self.size = size
+
+
+class Memory(Protocol):
+    """What the readers in ``cpython`` need: a live process, bytes in a test, a core file are the same to them."""
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return exactly ``size`` bytes, or raise BadAddress."""
+
+    def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[bytes | None]:
+        """Return the bytes of each (address, size), None for each that cannot be read."""
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_process_vm_readv = _libc.process_vm_readv
+_process_vm_readv.restype = ctypes.c_ssize_t
+_process_vm_readv.argtypes = [
+    ctypes.c_int,
+    ctypes.c_void_p,
+    ctypes.c_ulong,
+    ctypes.c_void_p,
+    ctypes.c_ulong,
+    ctypes.c_ulong,
+]
+
+
+class ProcessMemory:
+    """The memory of a running process, by process_vm_readv(2): no ptrace, no stop, nothing written."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return exactly ``size`` bytes.
+
+        Raises:
+            BadAddress: nothing readable there.
+            NoSuchProcess: the process ended.
+            PermissionDenied: the kernel does not let us.
+        """
+        (data,) = self.read_many([(address, size)])
+        if data is None:
+            raise BadAddress(address, size)
+        return data
+
+    def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[bytes | None]:
+        """Return the bytes of each (address, size), None for each that cannot be read; errors as ``read``."""
+        results: list[bytes | None] = []
+        while len(results) < len(ranges):
+            batch: list[tuple[int, int]] = []
+            total = 0
+            for address, size in ranges[len(results) : len(results) + MAX_RANGES]:
+                if not (0 < size <= MAX_READ and 0 < address < 1 << 63) or total + size > MAX_READ:
+                    break
+                batch.append((address, size))
+                total += size
+            if batch:
+                results += self._read_batch(batch, total)
+            else:
+                results.append(None)
+        return results
+
+    def _read_batch(self, batch: list[tuple[int, int]], total: int) -> list[bytes | None]:
+        """Return the bytes of the ranges up to the first that fails, and None for that one."""
+        buffer = bytearray(total)
+        target = (ctypes.c_char * total).from_buffer(buffer)
+        local = array("Q", (ctypes.addressof(target), total))
+        remote = array("Q", [number for pair in batch for number in pair])
+        count = _process_vm_readv(
+            self.pid, local.buffer_info()[0], 1, remote.buffer_info()[0], len(batch), 0
+        )
+        if count < 0:
+            error = ctypes.get_errno()
+            if error == errno.ESRCH:
+                raise NoSuchProcess(f"process {self.pid} ended while we read it")
+            if error == errno.EPERM:
+                raise PermissionDenied(f"the kernel does not let us read the memory of process {self.pid}")
+            if error == errno.ENOSYS:
+                raise PermissionDenied("process_vm_readv is not available here (seccomp, or the kernel)")
+            if error != errno.EFAULT:
+                raise OSError(error, os.strerror(error))
+            count = 0
+        data = bytes(buffer)
+        results: list[bytes | None] = []
+        start = 0
+        for _, size in batch:
+            end = start + size
+            if end > count:
+                # Everything before this range was read; what follows it was not tried.
+                results.append(None)
+                break
+            results.append(data[start:end])
+            start = end
+        return results
