@@ -18,6 +18,7 @@ import resource
 import sys
 import threading
 import time
+import traceback
 
 BEREFT = 70  # exit status: nobody listens any more (stdin closed)
 LEFT_BEHIND = 71  # exit status: a thread did not end when asked to finish
@@ -78,7 +79,10 @@ def run(victim, start=None, more=None, truth=None, aftercare=None, in_main=False
         threading.Thread(target=serve, name="commands").start()
         body()
     else:
-        (start or _start)(body)
+        try:
+            (start or _start)(body)
+        except BaseException:  # say why and go: the tickers would keep the process waiting
+            _give_up()
         serve()
 
 
@@ -148,9 +152,18 @@ def _functions(frame):
     return names
 
 
+def _give_up():
+    traceback.print_exc()
+    sys.stderr.flush()  # before 3.9 it is buffered when it is a file
+    os._exit(1)
+
+
 def _finish(aftercare):
-    if aftercare:
-        aftercare()
+    try:
+        if aftercare:
+            aftercare()
+    except BaseException:
+        _give_up()
     _state["stopping"] = True
     deadline = time.monotonic() + 20
     mine = (threading.current_thread(), threading.main_thread())

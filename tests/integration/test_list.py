@@ -1,0 +1,186 @@
+"""What is listed from outside agrees with what each victim says of itself, on every CPython; nobody is disturbed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import threadsurgeon
+from tests.zoo.behaviours import Behaviour
+from tests.zoo.pythons import Python
+from tests.zoo.victim import Victim, waiting
+from threadsurgeon.model import Listing
+
+Start = Callable[..., Victim]
+
+LOOKS_AT_CHURN = 20
+
+
+def test_listing_agrees_with_the_truth(python: Python, behaviour: Behaviour, stuck: Start) -> None:
+    """Every thread the victim knows of is listed as it says; what else the kernel has is listed as not Python's."""
+    victim = stuck(python, behaviour)
+    truth = victim.ready if behaviour.freezes else victim.ask("truth")
+    with nobody_traced(victim):
+        listing = threadsurgeon.list_threads(victim.pid)
+
+    assert listing.python.version.split()[0].rstrip("+") == truth["version"]
+    assert listing.python.build == python.build
+    assert listing.warnings == ()
+    assert_agrees(listing, victim, truth)
+    if behaviour.name != "thread_churn":
+        assert {str(thread.tid) for thread in listing.threads} == tasks(victim)
+    assert victim.process.poll() is None
+
+
+@pytest.mark.behaviours("regex", "huge_int")
+def test_frozen_process_says_who_holds_the_gil(python: Python, behaviour: Behaviour, stuck: Start) -> None:
+    """The one that freezes the process is named, and no other."""
+    victim = stuck(python, behaviour)
+    listing = threadsurgeon.list_threads(victim.pid)
+
+    assert listing.gil_holder == victim.tid
+    assert [thread.tid for thread in listing.threads if thread.holds_gil] == [victim.tid]
+    spinning = next(thread for thread in listing.threads if thread.tid == victim.tid)
+    assert spinning.cpu_percent is None or spinning.cpu_percent > 20
+
+
+@pytest.mark.behaviours("sleep")
+def test_idle_process_has_no_gil_holder(python: Python, behaviour: Behaviour, stuck: Start) -> None:
+    """Where everybody waits nobody is shown holding the GIL, most of the time: the tickers take it now and then."""
+    victim = stuck(python, behaviour)
+
+    for _ in waiting(f"{victim} seen with the GIL free"):
+        if threadsurgeon.list_threads(victim.pid).gil_holder is None:
+            break
+
+
+@pytest.mark.behaviours("thread_churn")
+def test_threads_that_come_and_go_are_never_invented(python: Python, behaviour: Behaviour, stuck: Start) -> None:
+    """However often we look while threads start and end: no failure, no nonsense, and the others are always there."""
+    victim = stuck(python, behaviour)
+    truth = victim.ask("truth")
+    lasting = {t["tid"]: t for t in truth["threads"] if t["name"] != "mayfly"}
+    names = {t["name"] for t in truth["threads"]} | {"mayfly", None}
+
+    for _ in range(LOOKS_AT_CHURN):
+        listing = threadsurgeon.list_threads(victim.pid)
+        seen = {thread.tid: thread for thread in listing.threads}
+        assert len(seen) == len(listing.threads)
+        assert len({t.ident for t in listing.threads if t.python}) == sum(t.python for t in listing.threads)
+        assert {thread.name for thread in listing.threads} <= names
+        for tid, expected in lasting.items():
+            assert (seen[tid].ident, seen[tid].name) == (expected["ident"], expected["name"])
+    victim.assert_lives_on(unwound=False)
+
+
+@pytest.mark.behaviours("native_thread")
+def test_thread_without_python_is_listed_as_such(python: Python, behaviour: Behaviour, stuck: Start) -> None:
+    """A thread that C made is in the list, with what the kernel says of it and nothing invented."""
+    victim = stuck(python, behaviour)
+    thread = next(t for t in threadsurgeon.list_threads(victim.pid).threads if t.tid == victim.tid)
+
+    assert not thread.python
+    assert (thread.ident, thread.name, thread.daemon, thread.interpreter) == (None, None, None, None)
+    assert thread.frames == ()
+    assert not thread.main
+
+
+@pytest.mark.behaviours("lock", "unicode_names")
+def test_command_line_lists_the_same(python: Python, behaviour: Behaviour, stuck: Start) -> None:
+    """``list`` as JSON names every thread; as text it survives any name, on a terminal that knows ASCII only too."""
+    victim = stuck(python, behaviour)
+    machine = run("list", str(victim.pid), "--json")
+    person = run("list", str(victim.pid), LC_ALL="C", PYTHONIOENCODING="ascii")
+
+    assert (machine.returncode, machine.stderr) == (0, "")
+    threads = json.loads(machine.stdout)["threads"]
+    truth = {t["tid"]: t["name"] for t in victim.ready["threads"]}
+    assert {thread["tid"]: thread["name"] for thread in threads} == truth
+    assert (person.returncode, person.stderr) == (0, "")
+    assert str(victim.tid) in person.stdout
+    assert "\x1b" not in person.stdout
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run our command line."""
+    root = Path(__file__).parents[2]
+    return subprocess.run(
+        [sys.executable, "-m", "threadsurgeon", *arguments],
+        cwd=root,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(root), **environment},
+        capture_output=True,
+        text=True,
+        errors="surrogateescape",
+        timeout=60,
+    )
+
+
+def tasks(victim: Victim) -> set[str]:
+    return {task.name for task in Path(f"/proc/{victim.pid}/task").iterdir()}
+
+
+def assert_agrees(listing: Listing, victim: Victim, truth: dict[str, Any]) -> None:
+    seen = {thread.tid: thread for thread in listing.threads}
+    assert len(seen) == len(listing.threads)
+    assert listing.threads[0].tid == victim.pid
+    for expected in truth["threads"]:
+        if expected["name"] == "mayfly":
+            continue  # gone by now
+        thread = seen[expected["tid"]]
+        assert thread.python
+        assert thread.ident == expected["ident"]
+        assert thread.name == expected["name"]
+        assert thread.daemon == expected["daemon"]
+        assert thread.main == expected["main"]
+        assert thread.interpreter is not None
+        assert thread.pool_worker == (victim.behaviour.name == "pool_worker" and thread.tid == victim.tid)
+        assert_same_stack([frame.function for frame in thread.frames], expected, victim)
+    known = {expected["tid"] for expected in truth["threads"]}
+    if victim.behaviour.name != "thread_churn":
+        assert {thread.tid for thread in listing.threads if thread.python} == known
+    if victim.tid in known:
+        place = victim.ready["victim"].get("interpreter", 0)
+        assert seen[victim.tid].interpreter == place
+
+
+def assert_same_stack(functions: list[str], expected: dict[str, Any], victim: Victim) -> None:
+    """Compare exactly where the thread stands still, and by what must be on the stack where it moves."""
+    functions = [name.rpartition(".")[2] for name in functions]
+    if expected["tid"] != victim.tid and expected["main"]:
+        assert functions[-1] == "<module>"
+        assert "run" in functions
+    elif expected["tid"] != victim.tid and expected["name"] in ("churn", "commands"):
+        assert functions[-1] == "_bootstrap"
+    elif expected["functions"] is None or victim.behaviour.freezes or victim.behaviour.spins or victim.behaviour.moves:
+        if expected["tid"] == victim.tid:
+            assert "victim" in functions
+    else:
+        assert functions == expected["functions"]
+
+
+@contextmanager
+def nobody_traced(victim: Victim) -> Iterator[None]:
+    """Watch all the while that no thread of the victim is traced or stopped."""
+    done = threading.Event()
+    found: list[str] = []
+
+    def watch() -> None:
+        while not done.wait(0.002):
+            found.extend(victim.is_traced_or_stopped())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+    assert found == []
