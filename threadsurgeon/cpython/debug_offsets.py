@@ -107,11 +107,6 @@ def parse_version(version_hex: int) -> Version:
     return Version(version_hex >> 24, version_hex >> 16 & 0xFF, version_hex >> 8 & 0xFF, level, version_hex & 0xF)
 
 
-def has_debug_offsets(memory: Memory, runtime_address: int) -> bool:
-    """Tell whether ``_PyRuntime`` opens with a description of itself, as it does from 3.13 on."""
-    return memory.read(runtime_address, len(COOKIE)) == COOKIE
-
-
 def read_debug_offsets(memory: Memory, runtime_address: int, *, debug: bool) -> DebugOffsets:
     """Read and check the description, and put what it says in the place of what our table says for that version.
 
