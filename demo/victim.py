@@ -65,7 +65,7 @@ def wait_for_a_lock_that_nobody_gives_back() -> None:
 @stuck("consumer")
 def get_from_a_queue_that_nobody_fills() -> None:
     """Wait for work."""
-    queue.Queue().get()  # type: ignore[var-annotated]
+    queue.Queue().get()
 
 
 ours, silent_peer = socket.socketpair()

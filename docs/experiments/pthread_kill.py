@@ -204,7 +204,7 @@ def row(seen: dict[str, object]) -> list[str]:
         assert isinstance(status, int)
         return [shown, worker, "-", "-", "-", finally_ran, f"**dies**, {128 - status if status < 0 else status}"]
     thread = "still there" if seen["thread_there"] else "gone"
-    process = "lives, **cannot end**" if status is None else f"lives, ends with {status}"
+    process = "**frozen**, when asked to end" if status is None else f"lives, ends with {status}"
     if seen["handler_ran_in"]:
         process += f"; the handler ran in {seen['handler_ran_in']}"
     if seen["frozen"]:
