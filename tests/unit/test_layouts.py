@@ -24,7 +24,11 @@ def headers():
     """Headers of CPythons found on this machine, newest patch release of each version."""
     if shutil.which("cc") is None:
         pytest.skip("no C compiler here (cc)")
-    found = {h.version[:2]: h for h in sorted(gen_layouts.find_headers([]), key=lambda h: h.version) if not h.debug}
+    found = {
+        h.version[:2]: h
+        for h in sorted(gen_layouts.find_headers([]), key=lambda h: h.version)
+        if not h.debug and not h.free_threaded
+    }
     if not found:
         pytest.skip("no headers of a CPython from 3.8 to 3.15 here")
     return found
