@@ -50,7 +50,7 @@ def measure(rounds: int, quick: bool, progress: Callable[[str], None]) -> list[d
                         "threads": size,
                         "seconds": [one.seconds for one in ran],
                         "outcome": ran[-1].outcome,
-                        "complaint": ran[-1].complaint if ran[-1].status != 0 else "",
+                        "complaint": ran[-1].complaint,
                         "listed": threads_listed(shown, ran[-1]) if ran[-1].status == 0 else 0,
                         "target_lives": target.process.poll() is None,
                     }

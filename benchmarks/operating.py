@@ -103,7 +103,7 @@ def operate(
         facts: dict[str, object] = {
             "seconds": ran.seconds,
             "outcome": "failed: the script did not run" if shown == PYRASITE and not proof.exists() else ran.outcome,
-            "complaint": ran.complaint if ran.status != 0 else "",
+            "complaint": ran.complaint,
             "victim_gone": not Path(f"/proc/{target.pid}/task/{target.tids[-1]}").exists(),
             "target_lives": target.process.poll() is None,
         }

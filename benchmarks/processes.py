@@ -42,7 +42,7 @@ class Run:
     end: float
     status: int | None  # None: over the time limit
     output: str
-    complaint: str  # the last line it wrote to stderr
+    complaint: str  # the line on stderr that says why, if it failed
 
     @property
     def outcome(self) -> str:
@@ -96,7 +96,9 @@ def run(command: Sequence[str]) -> Run:
         output, complaints = process.communicate()
         status = None
     end = time.monotonic()
-    return Run(end - start, start, end, status, output, (complaints.strip().splitlines() or [""])[-1])
+    said = complaints.strip().splitlines() if status != 0 else []
+    complaint = next((line for line in said if "error" in line.lower()), said[-1] if said else "")
+    return Run(end - start, start, end, status, output, complaint)
 
 
 def tool(name: str) -> str | None:
