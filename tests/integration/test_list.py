@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import threading
@@ -50,6 +51,18 @@ def test_frozen_process_says_who_holds_the_gil(python: Python, behaviour: Behavi
     assert [thread.tid for thread in listing.threads if thread.holds_gil] == [victim.tid]
     spinning = next(thread for thread in listing.threads if thread.tid == victim.tid)
     assert spinning.cpu_percent is None or spinning.cpu_percent > 20
+
+
+@pytest.mark.behaviours("busy_loop", "busy_calls", "between")
+def test_stack_of_a_running_thread_is_soon_read_whole(python: Python, behaviour: Behaviour, stuck: Start) -> None:
+    """A thread that calls and returns all the time is read while it moves: some looks see part of it, not all looks."""
+    victim = stuck(python, behaviour)
+
+    for _ in waiting(f"{victim} seen with its whole stack", 5):
+        listing = threadsurgeon.list_threads(victim.pid)
+        functions = next([f.function for f in t.frames] for t in listing.threads if t.tid == victim.tid)
+        if any(name.endswith("victim") for name in functions) and functions[-1].endswith("_bootstrap"):
+            break
 
 
 @pytest.mark.behaviours("sleep")
@@ -102,7 +115,7 @@ def test_command_line_lists_the_same(python: Python, behaviour: Behaviour, stuck
 
     assert (machine.returncode, machine.stderr) == (0, "")
     threads = json.loads(machine.stdout)["threads"]
-    truth = {t["tid"]: t["name"] for t in victim.ready["threads"]}
+    truth = {t["tid"]: printable(t["name"]) for t in victim.ready["threads"]}
     assert {thread["tid"]: thread["name"] for thread in threads} == truth
     assert (person.returncode, person.stderr) == (0, "")
     assert str(victim.tid) in person.stdout
@@ -127,6 +140,11 @@ def tasks(victim: Victim) -> set[str]:
     return {task.name for task in Path(f"/proc/{victim.pid}/task").iterdir()}
 
 
+def printable(name: str | None) -> str | None:
+    """What a name is shown as: half of a surrogate pair is no text, and could not be written anywhere."""
+    return name and re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", name)
+
+
 def assert_agrees(listing: Listing, victim: Victim, truth: dict[str, Any]) -> None:
     seen = {thread.tid: thread for thread in listing.threads}
     assert len(seen) == len(listing.threads)
@@ -137,7 +155,7 @@ def assert_agrees(listing: Listing, victim: Victim, truth: dict[str, Any]) -> No
         thread = seen[expected["tid"]]
         assert thread.python
         assert thread.ident == expected["ident"]
-        assert thread.name == expected["name"]
+        assert thread.name == printable(expected["name"])
         assert thread.daemon == expected["daemon"]
         assert thread.main == expected["main"]
         assert thread.interpreter is not None
@@ -159,7 +177,12 @@ def assert_same_stack(functions: list[str], expected: dict[str, Any], victim: Vi
         assert "run" in functions
     elif expected["tid"] != victim.tid and expected["name"] in ("churn", "commands"):
         assert functions[-1] == "_bootstrap"
-    elif expected["functions"] is None or victim.behaviour.freezes or victim.behaviour.spins or victim.behaviour.moves:
+    elif victim.behaviour.spins and not victim.behaviour.freezes:
+        assert set(functions) <= {
+            "fibonacci",
+            *expected["functions"],
+        }  # it runs while it is read: perhaps not all of it
+    elif expected["functions"] is None or victim.behaviour.freezes or victim.behaviour.moves:
         if expected["tid"] == victim.tid:
             assert "victim" in functions
     else:

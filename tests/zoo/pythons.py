@@ -24,7 +24,7 @@ print(json.dumps({
     "version": list(sys.version_info[:3]),
     "debug": hasattr(sys, "gettotalrefcount"),
     "free_threaded": bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
-    "shared": bool(sysconfig.get_config_var("Py_ENABLE_SHARED")),
+    "shared": "/libpython3" in open("/proc/self/maps").read(),
 }))
 """
 
