@@ -66,7 +66,6 @@ class Target:
             ThreadsurgeonError: with the cause found (no such process, not Python, not supported, not permitted).
         """
         self.pid = pid
-        self.clock = CpuClock(pid, list_tids(pid))
         self.status = _check_process(pid)
         self.start_time = read_task(pid, pid).start_time
         self.memory = ProcessMemory(pid)
@@ -107,6 +106,7 @@ class Target:
             NoSuchProcess: it ended meanwhile.
             UnreadableTarget: its structures changed under every try to read them.
         """
+        clock = CpuClock(self.pid, list_tids(self.pid))
         interpreters = list_interpreters(self.memory, self.runtime)
         states = list_thread_states(self.memory, self.runtime, interpreters)
         stacks = self._read_stacks(states)
@@ -117,7 +117,7 @@ class Target:
         by_tid = {tids[state.address]: state for state in states if state.address in tids}
         holders = {gil.holder for gil in gils}
         threads = []
-        for task in self._tasks():
+        for task in iterate_tasks(self.pid):
             thread = self._describe_task(task)
             state = by_tid.get(thread.namespace_tid)
             if state is not None:
@@ -131,7 +131,7 @@ class Target:
                 )
             threads.append(thread)
         self.check_is_same()
-        threads = self._measure_cpu(threads)
+        threads = _measure_cpu(clock, threads)
         threads.sort(key=lambda thread: (not thread.main, thread.tid))
         holding = [thread.tid for thread in threads if thread.holds_gil]
         return Listing(
@@ -156,7 +156,7 @@ class Target:
             raise NoSuchThread(f"thread {tid} of process {self.pid} has no Python state")
         stack = self._read_stacks([fresh])[fresh.address]
         gil = read_gil(self.memory, self.runtime.layout.gil_runtime_state, fresh.interpreter.gil)
-        names = self._read_names([fresh.interpreter]) if state is None else {}
+        names = self._read_names([fresh.interpreter], only=fresh.ident) if state is None else {}
         thread = _describe_python(
             thread,
             fresh,
@@ -171,6 +171,20 @@ class Target:
         """Return who holds the interpreter's GIL at this moment."""
         return read_gil(self.memory, self.runtime.layout.gil_runtime_state, interpreter.gil)
 
+    def find_gil_holder(self) -> Thread | None:
+        """Return the thread that holds a GIL at this moment, None while it is free, or where no living thread holds it."""
+        interpreters = list_interpreters(self.memory, self.runtime)
+        states = list_thread_states(self.memory, self.runtime, interpreters)
+        holders = {gil.holder for gil in self._read_gils(interpreters)}
+        tids = self._find_tids(states, read_main_ident(self.memory, self.runtime))
+        by_namespace = {thread.namespace_tid: thread for thread in map(self._describe_task, iterate_tasks(self.pid))}
+        for state in states:
+            thread = by_namespace.get(tids.get(state.address, -1))
+            if state.address in holders and thread is not None:
+                stack = self._read_stacks([state])[state.address]
+                return replace(thread, python=True, holds_gil=True, frames=tuple(frame for frame, _ in stack))
+        return None
+
     def _refresh(self, state: ThreadState) -> ThreadState | None:
         try:
             fresh = read_thread_state(self.memory, self.runtime, state.interpreter, state.address)
@@ -183,9 +197,6 @@ class Target:
         states = list_thread_states(self.memory, self.runtime, interpreters)
         tids = self._find_tids(states, main_ident)
         return next((state for state in states if tids.get(state.address) == namespace_tid), None)
-
-    def _tasks(self) -> Iterable[Task]:
-        return iterate_tasks(self.pid)
 
     def _describe_task(self, task: Task) -> Thread:
         namespace_tid = task.tid
@@ -204,14 +215,6 @@ class Target:
             cpu_percent=None,
             main=task.tid == self.pid,
         )
-
-    def _measure_cpu(self, threads: list[Thread]) -> list[Thread]:
-        missing = CPU_SECONDS - (time.monotonic() - self.clock.since)
-        if missing > 0:
-            time.sleep(missing)
-        measured = [replace(thread, cpu_percent=self.clock.percent(thread.tid)) for thread in threads]
-        self.clock = CpuClock(self.pid, [thread.tid for thread in threads])
-        return measured
 
     def _find_tids(self, states: list[ThreadState], main_ident: int) -> dict[int, int]:
         """Return the TID that the target itself sees, by the address of the thread state."""
@@ -232,12 +235,16 @@ class Target:
                 continue
         return gils
 
-    def _read_names(self, interpreters: list[Interpreter]) -> dict[tuple[int, int], ThreadObject]:
+    def _read_names(
+        self, interpreters: list[Interpreter], *, only: int | None = None
+    ) -> dict[tuple[int, int], ThreadObject]:
         true_address = self.runtime.symbol("_Py_TrueStruct")
         return {
             (interpreter.id, ident): thread
             for interpreter in interpreters
-            for ident, thread in read_thread_objects(self.memory, self.objects, interpreter, true_address).items()
+            for ident, thread in read_thread_objects(
+                self.memory, self.objects, interpreter, true_address, only=only
+            ).items()
         }
 
     def _read_stacks(self, states: list[ThreadState]) -> dict[int, list[tuple[Frame, RawFrame]]]:
@@ -257,6 +264,11 @@ class Target:
             if not waiting:
                 break
         return stacks
+
+
+def _measure_cpu(clock: CpuClock, threads: list[Thread]) -> list[Thread]:
+    time.sleep(max(0.0, clock.since + CPU_SECONDS - time.monotonic()))
+    return [replace(thread, cpu_percent=clock.percent(thread.tid)) for thread in threads]
 
 
 def _describe_python(

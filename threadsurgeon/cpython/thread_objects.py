@@ -22,20 +22,26 @@ class ThreadObject:
 
 
 def read_thread_objects(
-    memory: Memory, objects: ObjectReader, interpreter: Interpreter, true_address: int
+    memory: Memory, objects: ObjectReader, interpreter: Interpreter, true_address: int, *, only: int | None = None
 ) -> dict[int, ThreadObject]:
-    """Return the ``Thread`` objects of an interpreter by ident; none where it has not imported ``threading``."""
+    """Return the ``Thread`` objects of an interpreter by ident, or ``only`` that of one ident.
+
+    There are none where ``threading`` was not imported, and none for threads that it did not start.
+    """
     try:
         active = walk_alone(memory, _read_active(objects, interpreter))
     except BadAddress:
         return {}  # the dict was resized under us, or there is none yet: names are not worth an error
-    idents = memory.read_many([(key, objects.int_size) for key, _ in active])
-    threads = walk_together(memory, (_read_thread(objects, value, true_address) for _, value in active))
-    return {
-        objects.parse_int(ident): thread
-        for ident, thread in zip(idents, threads, strict=True)
-        if ident is not None and thread is not None
+    contents = memory.read_many([(key, objects.int_size) for key, _ in active])
+    by_ident = {
+        objects.parse_int(content): value
+        for (_, value), content in zip(active, contents, strict=True)
+        if content is not None
     }
+    if only is not None:
+        by_ident = {ident: value for ident, value in by_ident.items() if ident == only}
+    threads = walk_together(memory, (_read_thread(objects, value, true_address) for value in by_ident.values()))
+    return {ident: thread for ident, thread in zip(by_ident, threads, strict=True) if thread is not None}
 
 
 def _read_active(objects: ObjectReader, interpreter: Interpreter) -> Walk[list[tuple[int, int]]]:

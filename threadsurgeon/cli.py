@@ -1,0 +1,225 @@
+"""The commands: parse, call, render, exit status. Everything else is behind ``threadsurgeon``'s public functions."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import threadsurgeon
+from threadsurgeon.errors import ThreadsurgeonError
+
+if TYPE_CHECKING:
+    from threadsurgeon.model import Listing, Plan, Report, Thread
+
+SORT_KEYS = {
+    "tid": lambda thread: (not thread.main, thread.tid),
+    "cpu": lambda thread: (-(thread.cpu_percent or 0.0), -thread.cpu_seconds),
+    "name": lambda thread: (thread.name is None, thread.name or thread.native_name),
+    "state": lambda thread: (thread.state != "running", thread.state, thread.tid),
+}
+
+
+class _Commands(click.Group):
+    """Shows our errors in one line, with the exit status they document."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ThreadsurgeonError as error:
+            from threadsurgeon.render import print_error
+
+            print_error(error)
+            ctx.exit(error.exit_status)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(threadsurgeon.__version__)
+@click.option("-v", "--verbose", count=True, help="Say what is done; -vv shows the whole conversation with gdb.")
+def cli(verbose: int) -> None:
+    """See every thread of a running CPython process, and make one of them end while the process lives on."""
+    level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
+    logging.basicConfig(level=level, format="%(name)s: %(message)s")
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+pid_option = click.option(
+    "--pid", "-p", type=click.IntRange(min=1), help="The process, where THREAD is a Python ident or a thread's name."
+)
+exception_option = click.option(
+    "--exception",
+    "-e",
+    metavar="NAME",
+    help="The builtin exception to raise.  [default: SystemExit; TimeoutError in a pool worker]",
+)
+dry_run_option = click.option("--dry-run", is_flag=True, help="Only say what would be done, and why.")
+
+
+@cli.command("list")
+@click.argument("pid", type=click.IntRange(min=1))
+@click.option("--stacks", is_flag=True, help="Show the whole stack of each thread.")
+@click.option("--sort", type=click.Choice(list(SORT_KEYS)), default="tid", show_default=True)
+@json_option
+def list_command(pid: int, stacks: bool, sort: str, as_json: bool) -> None:
+    """List every thread of process PID. The process is only looked at: never stopped, traced or written to."""
+    _show_listing(_sorted(threadsurgeon.list_threads(pid), sort), stacks=stacks, as_json=as_json)
+
+
+@cli.command()
+@click.argument("thread", metavar="TID")
+@pid_option
+@json_option
+def stack(thread: str, pid: int | None, as_json: bool) -> None:
+    """Show the Python stack of one thread, innermost frame first. The process is only looked at."""
+    _show_stack(threadsurgeon.find_thread(thread, pid=pid), as_json=as_json)
+
+
+@cli.command()
+@click.argument("thread", metavar="TID")
+@pid_option
+@exception_option
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0.1),
+    default=threadsurgeon.DEFAULT_TIMEOUT_SECONDS,
+    show_default=True,
+    help="Seconds after which an exception that the thread has not noticed is taken back.",
+)
+@click.option("--leave-pending", is_flag=True, help="Do not take it back: the thread raises it when it notices.")
+@dry_run_option
+@json_option
+def cancel(
+    thread: str,
+    pid: int | None,
+    exception: str | None,
+    timeout: float,
+    leave_pending: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    r"""Raise an exception in one thread, interrupting what it waits for.
+
+    The thread is stopped for some milliseconds, the others not at all. Python unwinds the thread: finally blocks run, and
+    locks taken by with blocks are given back.
+
+    \b
+    Exit status: 0 the thread ended, or left the stuck call; 3 code caught the exception;
+    4 not noticed in time; 5 refused; 6 the process ended; 1 could not operate.
+    """
+    if dry_run:
+        _show_plan(threadsurgeon.plan(thread, pid=pid, exception=exception), as_json=as_json)
+        return
+    with _orderly_end():
+        report = threadsurgeon.cancel(
+            thread, pid=pid, exception=exception, timeout=timeout, leave_pending=leave_pending
+        )
+    _show_report(report, as_json=as_json)
+
+
+@cli.command()
+@click.argument("thread", metavar="TID")
+@pid_option
+@exception_option
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0.1),
+    default=threadsurgeon.DEFAULT_TIMEOUT_SECONDS,
+    show_default=True,
+    help="Seconds for which the exception is raised again while code catches it.",
+)
+@dry_run_option
+@json_option
+def kill(
+    thread: str, pid: int | None, exception: str | None, grace: float, dry_run: bool, as_json: bool
+) -> None:
+    """Like cancel, and again while code in the thread catches the exception. Exit statuses are those of cancel."""
+    if dry_run:
+        _show_plan(threadsurgeon.plan(thread, pid=pid, exception=exception), as_json=as_json)
+        return
+    with _orderly_end():
+        report = threadsurgeon.kill(thread, pid=pid, exception=exception, grace=grace)
+    _show_report(report, as_json=as_json)
+
+
+@cli.command()
+@click.argument("pid", type=click.IntRange(min=1))
+def attach(pid: int) -> None:
+    """List the threads of process PID, and on a terminal take commands: list, stack, cancel, kill, quit."""
+    _show_listing(threadsurgeon.list_threads(pid), stacks=False, as_json=False)
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        from threadsurgeon.prompt import Prompt
+
+        Prompt(pid, cli).run()
+
+
+def _show_plan(plan: Plan, *, as_json: bool) -> None:
+    if as_json:
+        from threadsurgeon.schema import dump_plan
+
+        click.echo(dump_plan(plan))
+    else:
+        from threadsurgeon.render import make_console, print_plan
+
+        print_plan(make_console(), plan)
+
+
+def _show_report(report: Report, *, as_json: bool) -> None:
+    if as_json:
+        from threadsurgeon.schema import dump_report
+
+        click.echo(dump_report(report))
+    else:
+        from threadsurgeon.render import make_console, print_report
+
+        print_report(make_console(), report)
+    sys.exit(report.outcome.exit_status)
+
+
+def _show_listing(listing: Listing, *, stacks: bool, as_json: bool) -> None:
+    if as_json:
+        from threadsurgeon.schema import dump_listing
+
+        click.echo(dump_listing(listing))
+    else:
+        from threadsurgeon.render import make_console, print_listing
+
+        print_listing(make_console(), listing, stacks=stacks)
+
+
+def _show_stack(thread: Thread, *, as_json: bool) -> None:
+    if as_json:
+        from threadsurgeon.schema import dump_thread
+
+        click.echo(dump_thread(thread))
+    else:
+        from threadsurgeon.render import make_console, print_stack
+
+        print_stack(make_console(), thread)
+
+
+def _sorted(listing: Listing, key: str) -> Listing:
+    from dataclasses import replace
+
+    return replace(listing, threads=tuple(sorted(listing.threads, key=SORT_KEYS[key])))
+
+
+@contextmanager
+def _orderly_end() -> Iterator[None]:
+    """Turn the signals that end us into an exception, so that gdb lets go of the thread before we go."""
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, end) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

@@ -1,0 +1,180 @@
+"""Results as text for people: tables that fit the terminal, colours only where they help, and plain text when piped."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from threadsurgeon.errors import ThreadsurgeonError
+from threadsurgeon.model import Frame, Listing, Outcome, Plan, Report, Thread
+
+# A pipe has no width: nothing is cut or folded for it.
+PIPE_WIDTH = 100_000
+_OUTCOME_STYLES = {
+    Outcome.ENDED: "green",
+    Outcome.UNWOUND: "green",
+    Outcome.SURVIVED: "yellow",
+    Outcome.PENDING: "yellow",
+    Outcome.TARGET_DIED: "bold red",
+}
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """Return a console for this terminal, or for a pipe."""
+    console = Console(stderr=stderr, highlight=False)
+    if not console.is_terminal:
+        console = Console(stderr=stderr, highlight=False, width=PIPE_WIDTH, soft_wrap=True)
+    return console
+
+
+def print_listing(console: Console, listing: Listing, *, stacks: bool) -> None:
+    """Print all threads of a process, a line each, or each with its whole stack."""
+    count = len(listing.threads)
+    native = sum(1 for thread in listing.threads if not thread.python)
+    build = "" if listing.python.build == "release" else f" ({listing.python.build})"
+    console.print(
+        f"[bold]process {listing.pid}[/]: CPython {listing.python.version}{build}, "
+        f"{count} thread{'s' if count != 1 else ''}{f', {native} of them native' if native else ''}, "
+        + (f"GIL held by thread {listing.gil_holder}" if listing.gil_holder else "GIL free")
+    )
+    for warning in listing.warnings:
+        console.print(f"[yellow]warning:[/] {escape(warning)}")
+    if stacks:
+        for thread in listing.threads:
+            console.print()
+            print_stack(console, thread)
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
+    table.add_column("TID", justify="right", no_wrap=True)
+    table.add_column("IDENT", no_wrap=True, style="dim")
+    table.add_column("NAME", no_wrap=True, max_width=None if not console.is_terminal else 24)
+    table.add_column("STATE", no_wrap=True)
+    table.add_column("CPU%", justify="right", no_wrap=True)
+    table.add_column("CPU s", justify="right", no_wrap=True)
+    table.add_column("NOTES", no_wrap=True)
+    table.add_column("WHERE", no_wrap=True, overflow="ellipsis", ratio=1)
+    for thread in listing.threads:
+        table.add_row(
+            str(thread.tid),
+            f"{thread.ident:#x}" if thread.ident is not None else "-",
+            escape(_name(thread)),
+            _state(thread),
+            f"{thread.cpu_percent:.0f}" if thread.cpu_percent is not None else "-",
+            f"{thread.cpu_seconds:.1f}",
+            " ".join(_notes(thread)),
+            escape(_where(thread, shorten=console.is_terminal)),
+            style=None if thread.python else "dim",
+        )
+    console.print(table)
+
+
+def print_stack(console: Console, thread: Thread) -> None:
+    """Print one thread with its Python frames, innermost first."""
+    notes = " ".join(_notes(thread))
+    console.print(
+        f"[bold]thread {thread.tid}[/] {escape(_name(thread))}: {_state(thread)}" + (f", {notes}" if notes else "")
+    )
+    for frame in thread.frames:
+        console.print(f"    {escape(str(frame))}")
+    if not thread.frames:
+        console.print("    (no Python frames)" if thread.python else "    (no Python state: a native thread)")
+
+
+def print_plan(console: Console, plan: Plan) -> None:
+    """Print what would be done."""
+    console.print(f"[bold]thread {plan.tid}[/] {escape(plan.name or '')} of process {plan.pid}: nothing was touched")
+    _print_facts(
+        console,
+        [
+            ("it is", plan.doing),
+            ("would raise", plan.exception),
+            ("by", ", then ".join(plan.techniques)),
+            ("because", plan.reason),
+            ("leaves behind", plan.leaves_behind),
+            *(("warning", warning) for warning in plan.warnings),
+        ],
+    )
+    _print_frames(console, "stack", plan.stack)
+
+
+def print_report(console: Console, report: Report) -> None:
+    """Print what was done to a thread and what was seen afterwards."""
+    style = _OUTCOME_STYLES[report.outcome]
+    console.print(
+        f"[bold]thread {report.tid}[/] {escape(report.name or '')} of process {report.pid}: "
+        f"[{style}]{report.outcome.value}[/]"
+    )
+    tried = ", ".join(f"{attempt.technique} ({attempt.outcome}, {attempt.seconds:.3f} s)" for attempt in report.attempts)
+    _print_facts(
+        console,
+        [
+            ("seen", report.detail),
+            ("raised", report.exception),
+            ("by", tried),
+            ("stopped", f"{report.stopped_seconds * 1000:.1f} ms, this thread only; no other thread was stopped"),
+            ("proof of life", "; ".join(report.evidence)),
+            ("took", f"{report.seconds:.2f} s"),
+        ],
+    )
+    if report.stack_after:
+        _print_frames(console, "stack now", report.stack_after)
+
+
+def print_error(error: ThreadsurgeonError) -> None:
+    """Print the cause, and the next step, on standard error."""
+    console = make_console(stderr=True)
+    console.print(f"[red]Error:[/] {escape(str(error))}", soft_wrap=True)
+    if error.hint:
+        console.print(f"[cyan]Hint:[/] {escape(error.hint)}", soft_wrap=True)
+
+
+def _print_facts(console: Console, facts: Iterable[tuple[str, str]]) -> None:
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    for label, value in facts:
+        table.add_row(f"  {label}", escape(value))
+    console.print(table)
+
+
+def _print_frames(console: Console, label: str, frames: tuple[Frame, ...]) -> None:
+    console.print(f"  [dim]{label}[/]")
+    for frame in frames:
+        console.print(f"      {escape(str(frame))}")
+
+
+def _name(thread: Thread) -> str:
+    return thread.name if thread.name is not None else f"({thread.native_name})"
+
+
+def _state(thread: Thread) -> str:
+    return "[green]running[/]" if thread.state == "running" else thread.state
+
+
+def _notes(thread: Thread) -> list[str]:
+    notes = []
+    if thread.holds_gil:
+        notes.append("[bold yellow]GIL[/]")
+    if thread.main:
+        notes.append("main")
+    if thread.daemon:
+        notes.append("daemon")
+    if thread.pool_worker:
+        notes.append("pool")
+    if not thread.python:
+        notes.append("native")
+    if thread.interpreter:
+        notes.append(f"interp-{thread.interpreter}")
+    return notes
+
+
+def _where(thread: Thread, *, shorten: bool) -> str:
+    if not thread.frames:
+        return ""
+    frame = thread.frames[0]
+    file = os.path.basename(frame.file) if shorten else frame.file
+    return f"{frame.function} ({file}:{frame.line if frame.line is not None else '?'})"

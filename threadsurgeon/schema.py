@@ -1,0 +1,110 @@
+"""Results as JSON for programs: versioned, and names once published stay."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from threadsurgeon.model import Frame, Listing, Plan, Report, Thread
+
+SCHEMA = 1
+
+
+def dump_listing(listing: Listing) -> str:
+    """Return a listing as JSON text."""
+    return _dump(
+        {
+            "schema": SCHEMA,
+            "pid": listing.pid,
+            "python": {
+                "version": listing.python.version,
+                "build": listing.python.build,
+                "executable": listing.python.executable,
+            },
+            "gil_holder": listing.gil_holder,
+            "threads": [thread_to_dict(thread) for thread in listing.threads],
+            "warnings": list(listing.warnings),
+        }
+    )
+
+
+def dump_thread(thread: Thread) -> str:
+    """Return one thread as JSON text."""
+    return _dump({"schema": SCHEMA, **thread_to_dict(thread)})
+
+
+def dump_plan(plan: Plan) -> str:
+    """Return a plan as JSON text."""
+    return _dump(
+        {
+            "schema": SCHEMA,
+            "dry_run": True,
+            "pid": plan.pid,
+            "tid": plan.tid,
+            "ident": plan.ident,
+            "name": plan.name,
+            "exception": plan.exception,
+            "techniques": list(plan.techniques),
+            "doing": plan.doing,
+            "reason": plan.reason,
+            "leaves_behind": plan.leaves_behind,
+            "stack": _frames(plan.stack),
+            "warnings": list(plan.warnings),
+        }
+    )
+
+
+def dump_report(report: Report) -> str:
+    """Return what an operation did and saw as JSON text."""
+    return _dump(
+        {
+            "schema": SCHEMA,
+            "pid": report.pid,
+            "tid": report.tid,
+            "ident": report.ident,
+            "name": report.name,
+            "outcome": report.outcome.value,
+            "technique": report.technique,
+            "exception": report.exception,
+            "attempts": [
+                {"technique": attempt.technique, "outcome": attempt.outcome, "seconds": attempt.seconds}
+                for attempt in report.attempts
+            ],
+            "stopped_seconds": report.stopped_seconds,
+            "seconds": report.seconds,
+            "process_alive": report.process_alive,
+            "stack_before": _frames(report.stack_before),
+            "stack_after": _frames(report.stack_after),
+            "detail": report.detail,
+            "evidence": list(report.evidence),
+        }
+    )
+
+
+def thread_to_dict(thread: Thread) -> dict[str, Any]:
+    """Return one thread as JSON's own types."""
+    return {
+        "tid": thread.tid,
+        "namespace_tid": thread.namespace_tid,
+        "ident": thread.ident,
+        "name": thread.name,
+        "native_name": thread.native_name,
+        "main": thread.main,
+        "daemon": thread.daemon,
+        "python": thread.python,
+        "interpreter": thread.interpreter,
+        "state": thread.state,
+        "cpu_percent": thread.cpu_percent,
+        "cpu_seconds": thread.cpu_seconds,
+        "holds_gil": thread.holds_gil,
+        "pool_worker": thread.pool_worker,
+        "frames": _frames(thread.frames),
+    }
+
+
+def _frames(frames: tuple[Frame, ...]) -> list[dict[str, Any]]:
+    return [{"function": frame.function, "file": frame.file, "line": frame.line} for frame in frames]
+
+
+def _dump(content: dict[str, Any]) -> str:
+    return json.dumps(content, ensure_ascii=False)
