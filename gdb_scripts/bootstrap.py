@@ -1,0 +1,45 @@
+"""What gdb loads (``-x``): the settings that cannot stand on its command line, then this folder as one package.
+
+gdb before 12 has no MI commands in Python. Nothing is registered there; the session sees it and says so.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import gdb
+
+PACKAGE = "threadsurgeon_gdb"
+MODULES = ("about", "async_exception", "interrupt", "warm_up")
+
+SETTINGS = (
+    # The program's signals are the program's business: pass them on, never stop for them. "all" leaves out SIGINT.
+    "handle all nostop noprint pass",
+    "handle SIGINT nostop noprint pass",
+    # With this a SIGSTOP directed at the traced thread is a way to get it back, and the rest of the process never sees it.
+    "handle SIGSTOP stop print nopass",
+)
+
+
+def load_package() -> None:
+    """Import this folder under one name of our own, so that no module called ``command`` lands in gdb's ``sys.modules``."""
+    sys.dont_write_bytecode = True  # gdb often runs as root, and another Python than the one that owns this folder
+    folder = Path(__file__).parent
+    spec = importlib.util.spec_from_file_location(
+        PACKAGE, folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    if spec is None or spec.loader is None:
+        raise ImportError(f"no package in {folder}")
+    package = importlib.util.module_from_spec(spec)
+    sys.modules[PACKAGE] = package
+    spec.loader.exec_module(package)
+    for module in MODULES:
+        importlib.import_module(f"{PACKAGE}.{module}")
+
+
+for setting in SETTINGS:
+    gdb.execute(setting, to_string=True)
+if hasattr(gdb, "MICommand"):
+    load_package()

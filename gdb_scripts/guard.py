@@ -1,0 +1,66 @@
+"""Changes to the target that take themselves back: the attachment and the breakpoints, each a ``with`` block.
+
+Left open after them: what was written to registers and memory on purpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import gdb
+
+
+@contextmanager
+def attached(tid: int) -> Iterator[None]:
+    """Trace that one thread, which must not be the leader of its process, and let it go again.
+
+    Raises:
+        gdb.error: the kernel refuses, or there is no such thread.
+        gdb.GdbError: more than this one thread got traced.
+    """
+    try:
+        gdb.execute(f"attach {tid}", to_string=True)
+        traced = [thread.ptid[1] for thread in gdb.selected_inferior().threads()]
+        if traced != [tid]:
+            raise gdb.GdbError(f"more than one thread got traced: wanted {tid}, got {traced}")
+        select_thread()
+        yield
+    finally:
+        detach()
+
+
+def select_thread() -> gdb.InferiorThread:
+    """Select the traced thread, the first one: threads that it started itself while it was traced come later."""
+    threads = gdb.selected_inferior().threads()
+    if not threads:
+        raise gdb.GdbError("gone: the thread ended")
+    first = min(threads, key=lambda thread: thread.num)
+    first.switch()
+    return first
+
+
+def detach() -> None:
+    """Let go of whatever is traced; nothing to do where the thread has ended meanwhile."""
+    if gdb.selected_inferior().pid:
+        gdb.execute("detach", to_string=True)
+
+
+@contextmanager
+def hardware_breakpoints(addresses: Sequence[int]) -> Iterator[None]:
+    """Stop the traced thread before it executes any of the addresses; at most four, in its own debug registers.
+
+    Raises:
+        gdb.error: the processor or the kernel has not that many.
+    """
+    number = select_thread().num
+    breakpoints: list[gdb.Breakpoint] = []
+    try:
+        for address in addresses:
+            # "thread": one that the victim starts meanwhile is traced as well, but is none of our business.
+            breakpoints.append(gdb.Breakpoint(f"*{address:#x} thread {number}", type=gdb.BP_HARDWARE_BREAKPOINT))
+        yield
+    finally:
+        for breakpoint_ in breakpoints:
+            if breakpoint_.is_valid():
+                breakpoint_.delete()

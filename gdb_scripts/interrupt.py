@@ -1,0 +1,129 @@
+"""``-ts-arm`` and ``-ts-strike``: make a blocking call return early, and raise where CPython checks for signals.
+
+Between the two commands the thread runs with hardware breakpoints: the one exposed moment. The session watches over it.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from typing import Any
+
+import gdb
+
+from .call import call_then_return
+from .command import command
+from .guard import attached, hardware_breakpoints, select_thread
+from .machine import read_number, read_register, write_register
+from .victim import Victim
+
+EINTR = 4
+# What the kernel leaves in rax when it has interrupted a system call that waits: ERESTARTSYS, ERESTARTNOHAND and
+# ERESTART_RESTARTBLOCK (linux/errno.h), or EINTR itself. Not ERESTARTNOINTR (513): calls that may never return EINTR, such as
+# the futex of a priority-inheriting mutex, upon which glibc aborts the process.
+INTERRUPTED = (-512, -514, -516, -EINTR)
+SYSCALL_INSTRUCTION = 0x050F  # 0f 05
+
+
+class Armed:
+    """A thread that runs towards our breakpoints."""
+
+    def __init__(self, victim: Victim, functions: dict[str, int], also_pending: bool) -> None:
+        self.victim = victim
+        self.functions = {address: name for name, address in functions.items()}
+        self.also_pending = also_pending
+        self.undo = ExitStack()  # the breakpoints, then the attachment
+        self.previous = 0
+        self.in_system_call = False
+        self.began = time.monotonic()
+        self.continued = 0.0
+        self.stopped: float | None = None
+
+    def on_stop(self, _event: gdb.StopEvent) -> None:
+        """Note when the thread stopped; what to do about it is the session's decision."""
+        if self.stopped is None:
+            self.stopped = time.monotonic()
+
+    def report(self, result: str, hit: str | None) -> dict[str, Any]:
+        """Return what was done, and how long the thread was stopped in all, and armed while it ran; all is over now."""
+        now = time.monotonic()
+        stopped = now if self.stopped is None else self.stopped
+        return {
+            "result": result,
+            "hit": hit,
+            "in_system_call": self.in_system_call,
+            "previous": self.previous,
+            "stopped_seconds": self.continued - self.began + now - stopped,
+            "armed_seconds": stopped - self.continued,
+        }
+
+
+_armed: Armed | None = None
+
+
+@command("-ts-arm")
+def arm(*, victim: dict[str, Any], functions: dict[str, int], also_pending: bool) -> dict[str, Any]:
+    """Attach, interrupt the system call if the thread waits in one, set the breakpoints, and let the thread run.
+
+    With ``also_pending`` the exception is made pending in the same stop, for a thread that is between two waits. As the thread
+    runs then, gdb answers ``^running`` and drops what a command returns; "strike" reports it all.
+    """
+    global _armed
+    if _armed is not None:
+        raise gdb.GdbError("a thread is armed already")
+    armed = Armed(Victim(**victim), functions, also_pending)
+    with armed.undo:
+        armed.undo.enter_context(attached(armed.victim.tid))
+        armed.victim.check()
+        armed.previous = armed.victim.set_pending() if also_pending else armed.victim.pending()
+        armed.in_system_call = _interrupt_system_call()
+        armed.undo.enter_context(hardware_breakpoints(list(armed.functions)))
+        gdb.events.stop.connect(armed.on_stop)
+        armed.undo.callback(gdb.events.stop.disconnect, armed.on_stop)
+        armed.continued = time.monotonic()
+        gdb.execute("continue&", to_string=True)
+        armed.undo = armed.undo.pop_all()  # all went well: stay attached, and leave it to "strike" to undo
+        _armed = armed
+    return {}
+
+
+def _interrupt_system_call() -> bool:
+    """Make a system call that is still waiting return EINTR. One that has a result keeps it: data would be lost."""
+    if read_register("orig_rax") < 0 or read_register("rax") not in INTERRUPTED:
+        return False
+    if read_number(read_register("rip") - 2, 2) != SYSCALL_INSTRUCTION:
+        return False
+    write_register("rax", -EINTR)
+    write_register("orig_rax", -1)  # the kernel shall not start it again
+    return True
+
+
+@command("-ts-strike")
+def strike(*, set_none: int, return_minus_one: int) -> dict[str, Any]:
+    """Raise in the stopped thread if it stands at one of the functions; in any case take away the breakpoints and detach.
+
+    ``result``: ``raised``; ``delivered`` (the pending exception is gone: the eval loop has raised it); ``exited`` (the thread is
+    gone); or ``no-check``.
+    """
+    global _armed
+    armed, _armed = _armed, None
+    if armed is None:
+        raise gdb.GdbError("no thread is armed")
+    result, hit = "no-check", None
+    with armed.undo:
+        if not gdb.selected_inferior().threads():
+            return armed.report("exited", None)
+        select_thread()
+        hit = armed.functions.get(read_register("rip"))
+        pending = armed.victim.pending()
+        if armed.also_pending and pending != armed.victim.exception:
+            result = "delivered"
+        elif hit is not None:
+            # The thread holds the GIL here, at a place where CPython expects that an exception is raised.
+            armed.victim.withdraw()
+            stack_pointer = read_register("rsp")
+            call_then_return(
+                set_none, armed.victim.exception, return_minus_one=return_minus_one, stack_pointer=stack_pointer
+            )
+            result = "raised"
+    return armed.report(result, hit)

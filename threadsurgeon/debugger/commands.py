@@ -1,0 +1,120 @@
+"""One typed function per ``-ts-*`` command: arguments out, a frozen dataclass back, gdb's refusals as errors of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from threadsurgeon.debugger.session import GdbError, Session
+from threadsurgeon.errors import (
+    DebuggerFailed,
+    NoSuchProcess,
+    NoSuchThread,
+    PermissionDenied,
+    TargetBusy,
+    ThreadsurgeonError,
+)
+from threadsurgeon.linux.process import is_alive, list_tids, read_status
+
+# Above what a stop takes on a busy machine, below what a service notices.
+STOP_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class VictimArguments:
+    """What every command needs to find its thread and to be sure of it; the fields of ``surgery.technique.Victim``."""
+
+    pid: int
+    tid: int
+    start_time: int
+    thread_id_address: int
+    ident: int
+    async_exc_address: int
+    flags: tuple[tuple[int, int, int], ...]
+    exception: int
+    exception_refcnt_address: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Raised:
+    """The exception is pending. ``previous``: the class that was pending before, or 0."""
+
+    previous: int
+    stopped_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """Whether the exception was still pending, and has been taken back."""
+
+    withdrawn: bool
+    stopped_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Struck:
+    """What was done since ``arm``; gdb has let go of the thread. ``result`` and the rest as in ``gdb_scripts/interrupt.py``."""
+
+    result: str
+    hit: str | None
+    in_system_call: bool
+    previous: int
+    stopped_seconds: float
+    armed_seconds: float
+
+
+def raise_async(session: Session, victim: VictimArguments) -> Raised:
+    """Make the exception pending in the thread, in one stop. Leaves behind: the pending exception."""
+    return Raised(**_send(session, "-ts-raise", victim, {"victim": _fields(victim)}))
+
+
+def withdraw(session: Session, victim: VictimArguments) -> Withdrawn:
+    """Take the exception back if it is still pending, in one stop."""
+    return Withdrawn(**_send(session, "-ts-withdraw", victim, {"victim": _fields(victim)}))
+
+
+def arm(session: Session, victim: VictimArguments, functions: Mapping[str, int], *, also_pending: bool) -> None:
+    """Interrupt the system call the thread waits in, set hardware breakpoints, let it run. Leaves gdb attached."""
+    arguments = {"victim": _fields(victim), "functions": dict(functions), "also_pending": also_pending}
+    _send(session, "-ts-arm", victim, arguments, stays_attached=True)
+
+
+def strike(session: Session, victim: VictimArguments, *, set_none: int, return_minus_one: int) -> Struck:
+    """Raise where the stopped thread stands, if that is at a breakpoint; remove the breakpoints and detach."""
+    return Struck(**_send(session, "-ts-strike", victim, {"set_none": set_none, "return_minus_one": return_minus_one}))
+
+
+def _fields(victim: VictimArguments) -> dict[str, Any]:
+    return {name: getattr(victim, name) for name in VictimArguments.__slots__}
+
+
+def _send(
+    session: Session, name: str, victim: VictimArguments, arguments: dict[str, Any], *, stays_attached: bool = False
+) -> dict[str, Any]:
+    try:
+        return session.command(name, arguments, timeout_seconds=STOP_SECONDS, stays_attached=stays_attached)
+    except GdbError as error:
+        raise explain(str(error), victim.pid, victim.tid) from None
+
+
+def explain(message: str, pid: int, tid: int) -> ThreadsurgeonError:
+    """Return the error behind what gdb said: first of all whether the thread is still there at all."""
+    if not is_alive(pid):
+        return NoSuchProcess(f"process {pid} ended meanwhile")
+    try:
+        gone = tid not in list_tids(pid) or read_status(tid).state in "ZX"
+    except ThreadsurgeonError:
+        gone = True
+    if gone or "No such process" in message:
+        return NoSuchThread(f"thread {tid} ended meanwhile")
+    if message.startswith("mismatch: "):
+        return NoSuchThread(message.removeprefix("mismatch: "))
+    if message.startswith("traced: "):
+        return TargetBusy(message.removeprefix("traced: "))
+    if "Operation not permitted" in message:
+        tracer = read_status(tid).tracer
+        if tracer:
+            return TargetBusy(f"thread {tid} is traced by process {tracer}")
+        return PermissionDenied(f"the kernel does not let gdb trace thread {tid}")
+    return DebuggerFailed(f"gdb: {message}")

@@ -1,0 +1,384 @@
+"""One gdb, driven through its machine interface: send one command, wait for its answer, never leave a thread in its hands.
+
+gdb starts, and warms up, while our caller looks at the target; the first command waits until it is ready. Every wait has a
+deadline, an answer counts only with its command's token, and the end of gdb's output is the end of gdb. Whatever happens to us,
+gdb sees its input end, removes its breakpoints and detaches by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import select
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from pygdbmi import gdbmiparser
+
+from threadsurgeon.debugger.custody import Custody
+from threadsurgeon.debugger.startup import INSTALL_HINT, find_gdb, gdb_arguments, start_dummy, start_gdb
+from threadsurgeon.errors import DebuggerDied, DebuggerFailed, DebuggerMissing, Refused
+
+logger = logging.getLogger(__name__)
+
+READY_SECONDS = 20.0
+COMMAND_SECONDS = 5.0
+LEAVE_SECONDS = 3.0
+POLL_SECONDS = 0.002
+VICTIM = 1  # gdb counts the threads it traces afresh at each attach
+MAX_LINE = 1 << 24
+
+_ABOUT, _WARM_UP = 1, 2  # the tokens of the first two commands, sent before gdb is ready to read them
+_RESULT = re.compile(r"(\d+)\^(\w+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """A traced thread has stopped, or ended: ``reason`` in gdb's words, empty where it gives none."""
+
+    reason: str
+    thread: int | None
+
+    @property
+    def thread_ended(self) -> bool:
+        return self.reason.startswith("exited")
+
+
+class GdbError(DebuggerFailed):
+    """gdb answered ``^error``; ``str(error)`` is what it said."""
+
+
+class Session:
+    """A running gdb. Use it as a context manager: on every way out gdb lets go of the target and ends."""
+
+    def __init__(self, process: subprocess.Popen[bytes], dummy: subprocess.Popen[bytes] | None = None) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self.version = ""
+        self._process = process
+        self._dummy = dummy
+        self._input = process.stdin
+        self._output = process.stdout.fileno()
+        self._poll = select.poll()
+        self._poll.register(self._output, select.POLLIN)
+        self._buffer = b""
+        self._stops: deque[Stop] = deque()
+        self._ready = False
+        self._alive = True
+        self._token = _WARM_UP
+        self._custody: Custody | None = None
+
+    @classmethod
+    def start(cls, arguments: Sequence[str] | None = None) -> Session:
+        """Start gdb and return at once; it is ready when the first command returns.
+
+        Raises:
+            DebuggerMissing: there is no gdb to start.
+        """
+        process = start_gdb(gdb_arguments(find_gdb()) if arguments is None else list(arguments))
+        dummy = start_dummy()
+        session = cls(process, dummy)
+        try:
+            session._send(_ABOUT, "-ts-about")
+            if dummy is not None:
+                session._send(_WARM_UP, _with_arguments("-ts-warm-up", {"pid": dummy.pid}))
+        except DebuggerDied:
+            pass  # the first command will find out, and say why
+        return session
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int:
+        """gdb's own process id."""
+        return self._process.pid
+
+    def wait_until_ready(self) -> None:
+        """Wait until gdb has started and warmed up. Commands do so by themselves.
+
+        Raises:
+            DebuggerMissing: this gdb is too old, or was built without Python.
+            DebuggerFailed: it did not get ready in time.
+        """
+        if self._ready:
+            return
+        deadline = time.monotonic() + READY_SECONDS
+        try:
+            try:
+                about = self._await_result(_ABOUT, deadline)
+            except GdbError as error:
+                raise self._unusable(str(error), deadline) from None
+            if self._dummy is not None:
+                try:
+                    self._await_result(_WARM_UP, deadline)
+                except GdbError as error:
+                    logger.debug("no warm-up: %s", error)  # as under yama: only slower
+        except DebuggerDied:
+            raise DebuggerMissing("gdb ended as soon as it was started", hint=INSTALL_HINT) from None
+        finally:
+            self._end_dummy()
+        self.version = str(about.get("gdb", ""))
+        self._ready = True
+
+    def _unusable(self, complaint: str, deadline: float) -> DebuggerMissing:
+        """Say what is wrong with a gdb that does not know our commands."""
+        if "ndefined MI command" not in complaint:
+            return DebuggerMissing(f"gdb cannot load our commands: {complaint}", hint=INSTALL_HINT)
+        self._token += 1
+        self._send(self._token, "-gdb-version")
+        version: tuple[int, ...] = ()
+        name = "this gdb"
+        while True:
+            line = self._read_line(deadline)
+            if match := re.search(r"GNU gdb .*?(\d+)\.(\d+)[^ ]*$", line.rstrip('n"\\')):
+                version, name = (int(match[1]), int(match[2])), f"gdb {match[1]}.{match[2]}"
+            if line.startswith(f"{self._token}^"):
+                break
+        if version and version < (12, 0):
+            return DebuggerMissing(f"{name} is too old", hint=INSTALL_HINT)
+        return DebuggerMissing(f"{name} was built without Python", hint=INSTALL_HINT)
+
+    def command(
+        self,
+        name: str,
+        arguments: dict[str, Any] | None = None,
+        *,
+        timeout_seconds: float = COMMAND_SECONDS,
+        stays_attached: bool = False,
+    ) -> dict[str, Any]:
+        """Send one command and return its answer: the object in ``json`` for ours, gdb's fields for others.
+
+        Raises:
+            GdbError: gdb answered with an error.
+            DebuggerFailed: it did not answer in time, or not in its language. gdb is gone then.
+            DebuggerDied: it ended.
+        """
+        self.wait_until_ready()
+        custody = self._custody
+        if custody is not None:
+            custody.held = True
+            custody.armed = custody.armed or stays_attached
+        text = name if arguments is None else _with_arguments(name, arguments)
+        try:
+            reply = self._exchange(text, timeout_seconds)
+        except GdbError:  # our commands undo everything when they fail; after any other error gdb may still hold the thread
+            if custody is not None:
+                custody.held = custody.armed = False
+            raise
+        if custody is not None:
+            custody.held = custody.armed = stays_attached
+        return reply
+
+    def _exchange(self, text: str, timeout_seconds: float) -> dict[str, Any]:
+        self._token += 1
+        self._send(self._token, text)
+        return self._await_result(self._token, time.monotonic() + timeout_seconds)
+
+    @contextmanager
+    def custody(self, pid: int, tid: int) -> Iterator[None]:
+        """While this block lasts, commands may attach to the thread; after it, the thread is free, whatever happened.
+
+        Every command sent in it attaches and detaches within itself, unless it says ``stays_attached``.
+
+        Raises:
+            Refused: the main thread, which cannot be traced without all others.
+            TargetBusy: another tracer has the thread.
+        """
+        if pid == tid:
+            raise Refused(f"thread {tid} is the main thread: tracing it would stop the whole process")
+        self.wait_until_ready()
+        custody = self._custody = Custody(pid, tid)
+        # Stopped by Ctrl-Z we could not watch over a thread that waits for us.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTSTP})
+        try:
+            yield
+        finally:
+            try:
+                if custody.held:
+                    self._leave()
+                custody.check_released()
+            finally:
+                self._custody = None
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    def wait_for_stop(self, timeout_seconds: float, *, until: Callable[[], bool] | None = None) -> Stop | None:
+        """Wait until the traced thread stops or ends; None when the time is over, or ``until`` says so.
+
+        Raises:
+            DebuggerDied: gdb ended. The debug registers of the thread are clear then.
+        """
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            while self._stops:
+                stop = self._stops.popleft()
+                if stop.thread_ended or stop.thread == VICTIM:
+                    return stop
+            now = time.monotonic()
+            if now >= deadline:
+                return None
+            if until is not None:
+                if until():
+                    return None
+                deadline_step = min(deadline, now + POLL_SECONDS)
+            else:
+                deadline_step = deadline
+            try:
+                self._handle(self._read_line(deadline_step))
+            except TimeoutError:
+                continue
+
+    def interrupt(self) -> Stop:
+        """Stop the running thread, and only it.
+
+        Raises:
+            DebuggerFailed: it did not stop in time, as in an uninterruptible wait.
+        """
+        try:
+            self._exchange(f"-exec-interrupt --thread {VICTIM}", COMMAND_SECONDS)
+        except GdbError as error:
+            logger.debug("not interrupted: %s", error)  # it has stopped or ended just now
+        stop = self.wait_for_stop(COMMAND_SECONDS)
+        if stop is None:
+            raise DebuggerFailed(f"the thread did not stop in {COMMAND_SECONDS} s")
+        return stop
+
+    def close(self) -> None:
+        """Make gdb let go and end. Never raises because of gdb; safe to call again."""
+        self._end_dummy()
+        if self._ready and self._custody is None:
+            # It is attached to nothing: killing it harms nobody, and saves the time of an orderly end.
+            self._process.kill()
+        self._leave()
+
+    def _leave(self) -> None:
+        """End gdb by ending its input, upon which it detaches; by force only if it does not listen."""
+        self._alive = False
+        try:
+            self._input.close()
+        except OSError:
+            pass
+        try:
+            self._process.wait(LEAVE_SECONDS)
+        except subprocess.TimeoutExpired:
+            logger.warning("gdb does not end by itself: killing it")
+            self._process.kill()
+            self._process.wait()
+            if self._custody is not None:
+                self._custody.debugger_died()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        if self._custody is not None:
+            if self._process.returncode != 0:
+                self._custody.debugger_died()
+            self._custody.held = self._custody.armed = False
+
+    def _end_dummy(self) -> None:
+        if self._dummy is not None:
+            dummy, self._dummy = self._dummy, None
+            assert dummy.stdin is not None
+            dummy.stdin.close()
+            dummy.kill()
+            dummy.wait()
+
+    def _send(self, token: int, text: str) -> None:
+        logger.debug("to gdb: %d%s", token, text)
+        if not self._alive:
+            raise DebuggerDied("gdb has ended")
+        try:
+            self._input.write(f"{token}{text}\n".encode())
+            self._input.flush()
+        except (BrokenPipeError, ValueError):
+            raise self._died() from None
+
+    def _await_result(self, token: int, deadline: float) -> dict[str, Any]:
+        while True:
+            try:
+                line = self._read_line(deadline)
+            except TimeoutError:
+                self._leave()
+                raise DebuggerFailed("gdb did not answer in time") from None
+            match = _RESULT.match(line)
+            if match is None or int(match[1]) != token:
+                self._handle(line)
+                continue
+            payload = _parse(line)
+            if match[2] == "running":
+                self._stops.clear()  # whatever stopped before is past
+            if match[2] == "error":
+                raise GdbError(str(payload.get("msg", "gdb gives no reason")))
+            if "json" not in payload:
+                return payload
+            try:
+                reply = json.loads(payload["json"])
+            except (TypeError, ValueError):
+                reply = None
+            if not isinstance(reply, dict):
+                raise DebuggerFailed(f"gdb's answer makes no sense: {line[:200]}")
+            return reply
+
+    def _handle(self, line: str) -> None:
+        """Keep a stop for whoever waits for one; everything else that gdb says unasked is only for the log."""
+        if line.startswith("*stopped"):
+            reason = re.search(r'reason="([^"]*)"', line)
+            thread = re.search(r'thread-id="(\d+)"', line)
+            self._stops.append(Stop(reason[1] if reason else "", int(thread[1]) if thread else None))
+
+    def _read_line(self, deadline: float) -> str:
+        """Return the next complete line; what is incomplete at the end of gdb's output is never looked at.
+
+        Raises:
+            TimeoutError: there was none in time.
+            DebuggerDied: gdb ended.
+        """
+        while b"\n" not in self._buffer:
+            if not self._alive:
+                raise DebuggerDied("gdb has ended")
+            remaining = deadline - time.monotonic()
+            if remaining <= 0 or not self._poll.poll(max(1, remaining * 1000)):
+                raise TimeoutError
+            data = os.read(self._output, 65536)
+            if not data:
+                raise self._died()
+            self._buffer += data
+            if len(self._buffer) > MAX_LINE:
+                self._leave()
+                raise DebuggerFailed("gdb talks without end")
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        text = line.decode(errors="replace").rstrip("\r")
+        logger.debug("from gdb: %s", text)
+        return text
+
+    def _died(self) -> DebuggerDied:
+        # First of all the victim: until its debug registers are clear, each of its steps may be the last of its process.
+        if self._custody is not None:
+            self._custody.debugger_died()
+        self._leave()
+        return DebuggerDied(f"gdb ended while we used it (exit status {self._process.returncode})")
+
+
+def _with_arguments(name: str, arguments: dict[str, Any]) -> str:
+    # An MI argument is a C string; JSON's escapes for ASCII are valid there.
+    return f"{name} {json.dumps(json.dumps(arguments))}"
+
+
+def _parse(line: str) -> dict[str, Any]:
+    try:
+        payload = gdbmiparser.parse_response(line)["payload"]
+    except (ValueError, KeyError, IndexError) as error:
+        raise DebuggerFailed(f"gdb's answer cannot be read: {error}") from None
+    return payload if isinstance(payload, dict) else {}

@@ -1,0 +1,66 @@
+"""What a technique gets, and what it tells afterwards. Whether it helped is not for a technique to judge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from threadsurgeon.debugger.commands import VictimArguments
+
+
+@dataclass(frozen=True, slots=True)
+class Victim:
+    """Everything a technique needs to know of the thread, found beforehand by looking only.
+
+    All of it is checked again when the thread is stopped and can change no more: ``start_time`` (field 22 of
+    ``/proc/PID/task/TID/stat``), and ``ident`` at ``thread_id_address`` and in the thread's own ``fs_base``.
+
+    ``flags`` make the eval loop look for the exception: (address, size in bytes, bits to set). From 3.13 on that is the lowest
+    byte of ``tstate->eval_breaker`` alone: other threads set other bits. ``exception_refcnt_address`` is None where builtin
+    classes are immortal (3.12 on). ``functions`` holds PyErr_SetNone, and PyErr_CheckSignals, Py_MakePendingCalls and
+    _PyEval_MakePendingCalls where they are exported.
+    """
+
+    pid: int
+    tid: int
+    start_time: int
+    thread_state: int
+    thread_id_address: int
+    ident: int
+    async_exc_address: int
+    flags: tuple[tuple[int, int, int], ...]
+    exception: int
+    exception_refcnt_address: int | None
+    functions: Mapping[str, int]
+
+    def arguments(self) -> VictimArguments:
+        """Return the part that travels to gdb with every command."""
+        return VictimArguments(**{name: getattr(self, name) for name in VictimArguments.__slots__})
+
+
+class Effect(str, Enum):
+    """What a technique did, as far as the one who did it can tell."""
+
+    SET = "set"  # the exception is pending: the eval loop will raise it when it next looks
+    RAISED = "raised"  # raised where CPython checks for signals
+    DELIVERED = "delivered-by-eval-loop"  # the pending exception was raised before a check was reached
+    NO_CHECK = "no-check"  # no check was reached in time; nothing was raised
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """A technique was applied. Times are of the victim alone: no other thread was stopped.
+
+    ``previous``: the exception class that was pending before, or 0. ``hit``: the function at which the exception was raised.
+    ``stopped_seconds``: all stops added, from before the attach to after the detach. ``armed_seconds``: how long the thread ran
+    with hardware breakpoints set.
+    """
+
+    effect: Effect
+    stopped_seconds: float
+    gdb_version: str
+    previous: int = 0
+    hit: str | None = None
+    in_system_call: bool | None = None
+    armed_seconds: float = 0.0
