@@ -33,7 +33,8 @@ def test_cancel_ends_the_thread_and_nothing_else(python: Python, behaviour: Beha
     assert behaviour.expects(python, report.technique, outcome), f"{report.technique}: {outcome}: {report.detail}"
     assert report.process_alive
     assert (report.pid, report.tid, report.ident) == (victim.pid, victim.tid, victim.ident)
-    assert any(frame.function.endswith("victim") for frame in report.stack_before)
+    if not behaviour.spins:  # the stack of a thread that runs is read while it changes
+        assert any(frame.function.endswith("victim") for frame in report.stack_before)
     if report.outcome.is_success:
         assert report.exception == behaviour.exception
         assert_left_in_order(victim, report)
@@ -120,7 +121,8 @@ def assert_left_in_order(victim: Victim, report: Report) -> None:
         for _ in waiting(f"{victim}: the thread is gone"):
             if victim.thread_is_gone():
                 break
-        assert victim.ident not in victim.ask("status")["idents"]
+        names = [thread["name"] for thread in victim.ready["threads"] if thread["tid"] == victim.tid]
+        assert not {*names} & {*victim.ask("status")["threads"]}  # by name: idents are soon used again
         assert report.stack_after == ()
     else:
         assert status["more"] == {"future": report.exception, "served_by": victim.ident}

@@ -47,9 +47,7 @@ LOOKS = 4
 BETWEEN_LOOKS = 0.006
 SPUN_SECONDS = 0.03  # this much CPU time in a row is no longer the way into the loop
 
-TRACEBACKS = re.compile(
-    r"(Exception (ignored )?in thread|Unhandled exception in thread|Traceback \(most recent call last\):)"
-)
+TRACEBACKS = re.compile(r"(Exception (ignored )?in thread|Unhandled exception in thread|Traceback \(most recent call last\):)")
 FATAL = re.compile(r"Fatal Python error|Assertion|Segmentation|refcount|corrupt|malloc", re.IGNORECASE)
 
 
@@ -75,7 +73,8 @@ class Victim:
         self.stderr_path = Path(directory, "stderr")
         with open(self.stderr_path, "wb") as stderr:
             self.process = subprocess.Popen(
-                [python.command, "-B", str(behaviour.path)],
+                # Debug builds complain of files left open at the end, which victims do.
+                [python.command, "-B", "-W", "ignore::ResourceWarning", str(behaviour.path)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,

@@ -119,7 +119,6 @@ def _status():
         "saw": _state["saw"],
         "lock_free": lock_free,
         "threads": [thread.name for thread in threading.enumerate()],
-        "idents": [thread.ident for thread in threading.enumerate()],
         "exceptions": list(_exceptions),
     }
 
@@ -150,6 +149,12 @@ def _functions(frame):
         names.append(frame.f_code.co_name)
         frame = frame.f_back
     return names
+
+
+def leave_at_once():
+    """Answer "finish" without ending the interpreter in order."""
+    _say({"left": []})
+    os._exit(0)
 
 
 def _give_up():

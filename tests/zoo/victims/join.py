@@ -1,5 +1,6 @@
 """Waiting for another thread to end, which it does not: the other must stay as it was."""
 
+import sys
 import threading
 
 import _backchannel
@@ -16,7 +17,10 @@ def victim():
 
 
 def aftercare():
-    assert JOINED.is_alive()
+    # From 3.9 to 3.12 any exception in join(), as of ^C, lets threading believe that the joined thread has ended
+    # (bpo-45274); the thread itself knows nothing of it.
+    assert JOINED.is_alive() or (3, 9) <= sys.version_info < (3, 13)
+    assert JOINED.ident in sys._current_frames()
     RELEASE.set()
     JOINED.join(10)
     assert not JOINED.is_alive()

@@ -64,6 +64,9 @@ def more():
 
 
 def aftercare():
+    if (3, 12) <= sys.version_info < (3, 14):
+        # 3.12.1, 3.13.0 and 3.13.5 crash when such an interpreter is ended, also when its thread returned by itself.
+        _backchannel.leave_at_once()
     interpreters.destroy(INTERPRETER)
 
 
