@@ -21,6 +21,7 @@ class Victim:
     ident: int
     async_exc_address: int
     flags: list[list[int]]
+    eval_breaker_sources: list[int]
     exception: int
     exception_refcnt_address: int | None
 
@@ -63,12 +64,28 @@ class Victim:
         return before
 
     def withdraw(self) -> bool:
-        """Take our exception back if it is still pending. The flags stay: the eval loop looks, finds nothing, clears them."""
+        """Take our exception back if it is still pending."""
         if self.pending() != self.exception:
             return False
         write_number(self.async_exc_address, 0)
         self._count_reference(-1)
+        self._withdraw_flags()
         return True
+
+    def _withdraw_flags(self) -> None:
+        """Do what COMPUTE_EVAL_BREAKER does in 3.8 to 3.12, which do it only when the exception is raised.
+
+        Left set, all threads would look for an exception at every check, and run slower, for ever. From 3.13 on a thread's
+        eval loop clears its own bit. Another thread's pending exception sets the flag again when that thread takes the GIL.
+        """
+        if not self.eval_breaker_sources:
+            return
+        (request, request_size, _), (breaker, breaker_size, _) = self.flags
+        write_number(request, 0, request_size)
+        # Whoever sets a source sets eval_breaker afterwards: a source that is set now and was not seen will still do so.
+        write_number(breaker, 0, breaker_size)
+        if any(read_number(source, 4) for source in self.eval_breaker_sources):
+            write_number(breaker, 1, breaker_size)
 
     def _count_reference(self, change: int) -> None:
         if self.exception_refcnt_address is not None:

@@ -24,6 +24,10 @@ class RuntimeState:
     ceval_gil: int | None  # 3.8 to 3.11: struct _gil_runtime_state, embedded; later each interpreter points to its own
     ceval_eval_breaker: int | None  # 3.8
     ceval_pending_async_exc: int | None  # 3.8
+    ceval_pending_calls_to_do: int | None  # 3.8
+    ceval_gil_drop_request: int | None  # 3.8
+    ceval_signals_pending: int | None  # 3.8 to 3.12
+    ceval_pending_mainthread_calls_to_do: int | None  # 3.12
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,9 @@ class InterpreterState:
     ceval_gil: int | None  # 3.12 on: pointer to struct _gil_runtime_state
     ceval_eval_breaker: int | None  # 3.9 to 3.12
     ceval_pending_async_exc: int | None  # 3.9 to 3.12
+    ceval_pending_calls_to_do: int | None  # 3.9 to 3.12
+    ceval_gil_drop_request: int | None  # 3.9 to 3.12
+    ceval_gc_scheduled: int | None  # 3.12
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ class VictimArguments:
     ident: int
     async_exc_address: int
     flags: tuple[tuple[int, int, int], ...]
+    eval_breaker_sources: tuple[int, ...]
     exception: int
     exception_refcnt_address: int | None
 

@@ -174,6 +174,7 @@ def make_victim(examination: Examination) -> Victim:
         ident=state.ident,
         async_exc_address=state.address + layout.thread_state.async_exc,
         flags=_find_flags(examination),
+        eval_breaker_sources=_find_eval_breaker_sources(examination),
         exception=exception,
         exception_refcnt_address=exception + layout.pyobject.ob_refcnt if counted else None,
         functions=functions,
@@ -183,21 +184,40 @@ def make_victim(examination: Examination) -> Victim:
 def _find_flags(examination: Examination) -> tuple[tuple[int, int, int], ...]:
     """Return (address, size, bits) of what makes the eval loop look for a pending exception."""
     runtime, state = examination.target.runtime, examination.sighting.state
-    layout = runtime.layout
-    if layout.thread_state.eval_breaker is not None:
+    if runtime.layout.thread_state.eval_breaker is not None:
         # Since 3.13 (gh-112175) a thread has its own. Other threads set other bits: only the lowest byte is written.
-        return ((state.address + layout.thread_state.eval_breaker, 1, ASYNC_EXCEPTION_BIT),)
-    if layout.interpreter_state.ceval_eval_breaker is not None:
-        base, where = state.interpreter.address, layout.interpreter_state
-        assert where.ceval_eval_breaker is not None
-        assert where.ceval_pending_async_exc is not None
-        return ((base + where.ceval_pending_async_exc, 4, 1), (base + where.ceval_eval_breaker, 4, 1))
-    assert layout.runtime_state.ceval_eval_breaker is not None
-    assert layout.runtime_state.ceval_pending_async_exc is not None
-    return (
-        (runtime.address + layout.runtime_state.ceval_pending_async_exc, 4, 1),
-        (runtime.address + layout.runtime_state.ceval_eval_breaker, 4, 1),
+        return ((state.address + runtime.layout.thread_state.eval_breaker, 1, ASYNC_EXCEPTION_BIT),)
+    request, eval_breaker = _find_ceval(examination, "pending_async_exc", "eval_breaker")
+    return ((request, 4, 1), (eval_breaker, 4, 1))
+
+
+def _find_eval_breaker_sources(examination: Examination) -> tuple[int, ...]:
+    """Return the addresses of the ints that ``eval_breaker`` sums up, ``pending.async_exc`` excepted (3.8 to 3.12)."""
+    if examination.target.runtime.layout.thread_state.eval_breaker is not None:
+        return ()
+    return _find_ceval(
+        examination,
+        "gil_drop_request",
+        "signals_pending",
+        "pending_calls_to_do",
+        "pending_mainthread_calls_to_do",
+        "gc_scheduled",
     )
+
+
+def _find_ceval(examination: Examination, *fields: str) -> tuple[int, ...]:
+    """Return the addresses of the fields of ``ceval``, be it the runtime's or the interpreter's, that this version has."""
+    runtime, interpreter = examination.target.runtime, examination.sighting.state.interpreter
+    addresses = []
+    for field in fields:
+        for base, layout in (
+            (interpreter.address, runtime.layout.interpreter_state),
+            (runtime.address, runtime.layout.runtime_state),
+        ):
+            offset = getattr(layout, f"ceval_{field}", None)
+            if offset is not None:
+                addresses.append(base + offset)
+    return tuple(addresses)
 
 
 def select_thread(pid: int | None, designation: str) -> tuple[int, int]:

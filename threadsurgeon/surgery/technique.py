@@ -17,7 +17,9 @@ class Victim:
     ``/proc/PID/task/TID/stat``), and ``ident`` at ``thread_id_address`` and in the thread's own ``fs_base``.
 
     ``flags`` make the eval loop look for the exception: (address, size in bytes, bits to set). From 3.13 on that is the lowest
-    byte of ``tstate->eval_breaker`` alone: other threads set other bits. ``exception_refcnt_address`` is None where builtin
+    byte of ``tstate->eval_breaker`` alone: other threads set other bits. Before, ``eval_breaker_sources`` are the addresses of
+    the other ints that ``eval_breaker`` sums up, to be looked at when the exception is taken back; from 3.13 on there are none.
+    ``exception_refcnt_address`` is None where builtin
     classes are immortal (3.12 on). ``functions`` holds PyErr_SetNone, and PyErr_CheckSignals, Py_MakePendingCalls and
     _PyEval_MakePendingCalls where they are exported.
     """
@@ -30,6 +32,7 @@ class Victim:
     ident: int
     async_exc_address: int
     flags: tuple[tuple[int, int, int], ...]
+    eval_breaker_sources: tuple[int, ...]
     exception: int
     exception_refcnt_address: int | None
     functions: Mapping[str, int]
