@@ -27,9 +27,7 @@ def load_package() -> None:
     """Import this folder under one name of our own, so that no module called ``command`` lands in gdb's ``sys.modules``."""
     sys.dont_write_bytecode = True  # gdb often runs as root, and another Python than the one that owns this folder
     folder = Path(__file__).parent
-    spec = importlib.util.spec_from_file_location(
-        PACKAGE, folder / "__init__.py", submodule_search_locations=[str(folder)]
-    )
+    spec = importlib.util.spec_from_file_location(PACKAGE, folder / "__init__.py", submodule_search_locations=[str(folder)])
     if spec is None or spec.loader is None:
         raise ImportError(f"no package in {folder}")
     package = importlib.util.module_from_spec(spec)

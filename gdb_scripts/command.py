@@ -1,6 +1,6 @@
-"""Registers a function as an MI command: one JSON object in, one JSON object out, errors in one line.
+r"""Registers a function as an MI command: one JSON object in, one JSON object out, errors in one line.
 
-MI itself turns every value into text, so arguments and replies travel as JSON: ``-ts-name "{\\"tid\\": 7}"`` is answered by
+MI itself turns every value into text, so arguments and replies travel as JSON: ``-ts-name "{\"tid\": 7}"`` is answered by
 ``^done,json="{…}"``. A failure that is expected is raised as ``gdb.GdbError``, whose text becomes ``^error,msg="…"``; what gdb
 itself refuses keeps gdb's words; anything else is a bug of ours and is marked as one.
 """
@@ -10,7 +10,8 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from typing import Any, Callable, TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import gdb
 

@@ -102,8 +102,8 @@ def _interrupt_system_call() -> bool:
 def strike(*, set_none: int, return_minus_one: int) -> dict[str, Any]:
     """Raise in the stopped thread if it stands at one of the functions; in any case take away the breakpoints and detach.
 
-    ``result``: ``raised``; ``delivered`` (the pending exception is gone: the eval loop has raised it); ``exited`` (the thread is
-    gone); or ``no-check``.
+    ``result``: ``raised``; ``delivered`` (the pending exception is gone: the eval loop has raised it); ``exited`` (the
+    thread is gone); or ``no-check``.
     """
     global _armed
     armed, _armed = _armed, None
@@ -122,8 +122,6 @@ def strike(*, set_none: int, return_minus_one: int) -> dict[str, Any]:
             # The thread holds the GIL here, at a place where CPython expects that an exception is raised.
             armed.victim.withdraw()
             stack_pointer = read_register("rsp")
-            call_then_return(
-                set_none, armed.victim.exception, return_minus_one=return_minus_one, stack_pointer=stack_pointer
-            )
+            call_then_return(set_none, armed.victim.exception, return_minus_one=return_minus_one, stack_pointer=stack_pointer)
             result = "raised"
     return armed.report(result, hit)

@@ -55,7 +55,7 @@ class Withdrawn:
 
 @dataclass(frozen=True, slots=True)
 class Struck:
-    """What was done since ``arm``; gdb has let go of the thread. ``result`` and the rest as in ``gdb_scripts/interrupt.py``."""
+    """What was done since ``arm``; gdb has let go of the thread. For ``result`` see ``gdb_scripts/interrupt.py``."""
 
     result: str
     hit: str | None

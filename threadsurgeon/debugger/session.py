@@ -1,8 +1,8 @@
 """One gdb, driven through its machine interface: send one command, wait for its answer, never leave a thread in its hands.
 
-gdb starts, and warms up, while our caller looks at the target; the first command waits until it is ready. Every wait has a
-deadline, an answer counts only with its command's token, and the end of gdb's output is the end of gdb. Whatever happens to us,
-gdb sees its input end, removes its breakpoints and detaches by itself.
+gdb starts, and warms up, while our caller looks at the target; the first command waits until it is ready. Every wait
+has a deadline, an answer counts only with its command's token, and the end of gdb's output is the end of gdb. Whatever
+happens to us, gdb sees its input end, removes its breakpoints and detaches by itself.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ VICTIM = 1  # gdb counts the threads it traces afresh at each attach
 MAX_LINE = 1 << 24
 
 _ABOUT, _WARM_UP = 1, 2  # the tokens of the first two commands, sent before gdb is ready to read them
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _RESULT = re.compile(r"(\d+)\^(\w+)")
 
 
@@ -50,6 +51,7 @@ class Stop:
 
     @property
     def thread_ended(self) -> bool:
+        """Whether it ended, or its whole process."""
         return self.reason.startswith("exited")
 
 
@@ -98,9 +100,7 @@ class Session:
     def __enter__(self) -> Session:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
     @property
@@ -377,8 +377,12 @@ def _with_arguments(name: str, arguments: dict[str, Any]) -> str:
 
 
 def _parse(line: str) -> dict[str, Any]:
+    # pygdbmi never comes back from an array that has no end.
+    outside = _STRING.sub("", line)
+    if '"' in outside or outside.count("[") != outside.count("]") or outside.count("{") != outside.count("}"):
+        raise DebuggerFailed(f"gdb's answer is cut off: {line[:200]}")
     try:
         payload = gdbmiparser.parse_response(line)["payload"]
-    except (ValueError, KeyError, IndexError) as error:
+    except Exception as error:  # of any kind, and none of them is pygdbmi's own
         raise DebuggerFailed(f"gdb's answer cannot be read: {error}") from None
     return payload if isinstance(payload, dict) else {}

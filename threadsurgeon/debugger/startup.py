@@ -13,9 +13,9 @@ from threadsurgeon.errors import DebuggerMissing
 INSTALL_HINT = "install gdb 12 or later, built with Python (Debian, Ubuntu: apt install gdb; Fedora: dnf install gdb)"
 
 SETTINGS = (
-    # Nothing of the target's or the user's is loaded or run: no scripts, no libthread_db, no symbols, no network. gdb knows only
-    # what we tell it, attaches in less than a millisecond whatever is mapped there, and puts no breakpoints of its own into the
-    # dynamic loader, which would kill the threads that nobody traces.
+    # Nothing of the target's or the user's is loaded or run: no scripts, no libthread_db, no symbols, no network. gdb
+    # knows only what we tell it, attaches in less than a millisecond whatever is mapped there, and puts no breakpoints of
+    # its own into the dynamic loader, which would kill the threads that nobody traces.
     "auto-load off",
     "auto-solib-add off",
     "sysroot /nonexistent",

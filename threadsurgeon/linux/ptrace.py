@@ -1,7 +1,7 @@
 """The one thing we ever do with ptrace(2) ourselves: take hardware breakpoints out of a thread whose debugger died.
 
-The kernel leaves the debug registers of a thread set when its tracer dies. The next time the thread comes by such an address it
-gets a SIGTRAP that nobody catches, and the process dies. x86-64 only.
+The kernel leaves the debug registers of a thread set when its tracer dies. The next time the thread comes by such an
+address it gets a SIGTRAP that nobody catches, and the process dies. x86-64 only.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Technique 2, interrupt: make a blocking call return early, and raise at the point where CPython checks for signals.
 
-A blocking call of CPython's returns with EINTR, asks PyErr_CheckSignals (locks: Py_MakePendingCalls) whether to go on, and gives up
-if the answer is -1 with an exception set. Outside the main thread the answer is always 0, unless a debugger gives it. Long
-computations ask, too.
+A blocking call of CPython's returns with EINTR, asks PyErr_CheckSignals (locks: Py_MakePendingCalls) whether to go on,
+and gives up if the answer is -1 with an exception set. Outside the main thread the answer is always 0, unless a debugger
+gives it. Long computations ask, too.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from threadsurgeon.surgery.technique import Applied, Effect, Victim
 RAISE = "PyErr_SetNone"
 CHECKS = ("PyErr_CheckSignals", "Py_MakePendingCalls", "_PyEval_MakePendingCalls")
 
-# "mov $-1,%eax; ret" and "or $-1,%eax; ret": how compilers end a C function that returns -1. Every CPython has some, and libc too.
+# "mov $-1,%eax; ret" and "or $-1,%eax; ret": how compilers end a C function that returns -1. Every CPython and libc has some.
 _RETURN_MINUS_ONE = re.compile(rb"\xb8\xff\xff\xff\xff\xc3|\x83\xc8\xff\xc3")
 _CHUNK = 1 << 20
 _EXECUTABLE = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) r-x. \S+ \S+ \S+ +/", re.MULTILINE)
@@ -31,9 +31,9 @@ _EFFECTS = {"raised": Effect.RAISED, "delivered": Effect.DELIVERED, "no-check": 
 def interrupt(session: Session, victim: Victim, deadline_seconds: float, *, also_pending: bool = False) -> Applied:
     """Raise at the next check for signals that the thread comes to within the time; wake it if it waits in a system call.
 
-    With ``also_pending`` the exception is made pending as well, for a thread that is between bytecode and a wait: whichever comes
-    first raises it, and it is raised once. It stays pending if neither comes. Without it, one that is pending already is
-    taken back when it is raised at a check.
+    With ``also_pending`` the exception is made pending as well, for a thread that is between bytecode and a wait:
+    whichever comes first raises it, and it is raised once. It stays pending if neither comes. Without it, one that is
+    pending already is taken back when it is raised at a check.
 
     Raises:
         Refused: the thread has a shadow stack, which catches what we do to its stack.
@@ -59,9 +59,7 @@ def interrupt(session: Session, victim: Victim, deadline_seconds: float, *, also
         commands.arm(session, arguments, functions, also_pending=also_pending)
         if session.wait_for_stop(deadline_seconds, until=delivered if also_pending else None) is None:
             session.interrupt()
-        struck = commands.strike(
-            session, arguments, set_none=victim.functions[RAISE], return_minus_one=return_minus_one
-        )
+        struck = commands.strike(session, arguments, set_none=victim.functions[RAISE], return_minus_one=return_minus_one)
     if struck.result == "exited":
         if not also_pending:
             raise NoSuchThread(f"thread {victim.tid} ended by itself")

@@ -55,9 +55,9 @@ class Effect(str, Enum):
 class Applied:
     """A technique was applied. Times are of the victim alone: no other thread was stopped.
 
-    ``previous``: the exception class that was pending before, or 0. ``hit``: the function at which the exception was raised.
-    ``stopped_seconds``: all stops added, from before the attach to after the detach. ``armed_seconds``: how long the thread ran
-    with hardware breakpoints set.
+    ``previous``: the exception class that was pending before, or 0. ``hit``: the function at which it was raised.
+    ``stopped_seconds``: all stops added, from before the attach to after the detach. ``armed_seconds``: how long the
+    thread ran with hardware breakpoints set.
     """
 
     effect: Effect

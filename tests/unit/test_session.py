@@ -1,0 +1,248 @@
+"""The session against a scripted gdb: it must get every answer right, and never hang, whatever comes up the pipe."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from threadsurgeon.debugger import session as session_module
+from threadsurgeon.debugger.session import GdbError, Session, Stop
+from threadsurgeon.errors import DebuggerDied, DebuggerFailed, DebuggerMissing, Refused
+
+# Answers each command by its name, from a table; "{t}" is the token. A list is written piece by piece, with pauses; None ends
+# the fake at once.
+FAKE = r"""
+import json, os, sys, time
+table = json.loads(sys.argv[1])
+print("=thread-group-added,id=\"i1\"", flush=True)
+print("(gdb) ", flush=True)
+for line in sys.stdin:
+    token = "".join(c for c in line.split("-")[0])
+    name = line[len(token):].split()[0]
+    answer = table.get(name, "{t}^done\n(gdb) \n")
+    if answer is None:
+        os._exit(3)
+    for piece in [answer] if isinstance(answer, str) else answer:
+        os.write(1, piece.replace("{t}", token).encode("latin-1"))
+        time.sleep(0.02)
+"""
+
+ABOUT = r'{t}^done,json="{\"gdb\": \"13.1\", \"python\": \"3.11.2\"}"' + "\n(gdb) \n"
+
+
+def reply(value: Any) -> str:
+    return "{t}^done,json=" + json.dumps(json.dumps(value)) + "\n"
+
+
+@contextmanager
+def fake(**answers: str | list[str] | None) -> Iterator[Session]:
+    table = {"-ts-about": ABOUT} | {"-" + name.replace("_", "-"): answer for name, answer in answers.items()}
+    with Session.start([sys.executable, "-c", FAKE, json.dumps(table)]) as session:
+        yield session
+
+
+def test_reply_is_decoded() -> None:
+    """What our commands return arrives as it was: text, numbers, None, control characters."""
+    value = {"text": 'quote " backslash \\ newline \n ü \x07', "none": None, "number": 1 << 62, "truth": True}
+    with fake(ts_x=reply(value)) as session:
+        assert session.command("-ts-x", {"a": 'b"\\'}) == value
+        assert session.version == "13.1"
+
+
+def test_answer_in_pieces() -> None:
+    """Only complete lines are looked at."""
+    with fake(ts_x=["{t}^done,js", 'on="{\\"a', '\\": 1}"', "\n(gdb) \n"]) as session:
+        assert session.command("-ts-x") == {"a": 1}
+
+
+def test_late_answer_of_another_command_is_not_ours() -> None:
+    """An answer counts only with its command's token."""
+    with fake(ts_x='1^done,json="{\\"a\\": 0}"\n99^error,msg="no"\n' + reply({"a": 1})) as session:
+        assert session.command("-ts-x") == {"a": 1}
+
+
+@pytest.mark.parametrize("noise", ["\n", "garbage\n", '~"text\\n"\n', "*stopped,frame={\n", "&&&\n", "\xff\xfe\n", "^done\n"])
+def test_noise_before_the_answer(noise: str) -> None:
+    """Whatever has not our token is passed over."""
+    with fake(ts_x=noise + reply({"a": 1})) as session:
+        assert session.command("-ts-x") == {"a": 1}
+
+
+@pytest.mark.parametrize("answer", ['json="{"', 'json="[1]"', 'json=["', 'json="', "a=[", 'a=["b"', "a={", "a", '="', "]["])
+def test_senseless_answer(answer: str) -> None:
+    """It is an error, not a crash or a hang."""
+    with fake(ts_x="{t}^done," + answer + "\n", ts_y=reply({"a": 1})) as session:
+        try:
+            assert session.command("-ts-x") == {}
+        except DebuggerFailed:
+            pass
+
+        assert session.command("-ts-y") == {"a": 1}
+
+
+def test_error() -> None:
+    """What gdb says is what the error says; the session goes on."""
+    with fake(ts_x='{t}^error,msg="ptrace: No such \\"process\\"."\n', ts_y=reply({"a": 1})) as session:
+        with pytest.raises(GdbError, match=r'^ptrace: No such "process"\.$'):
+            session.command("-ts-x")
+
+        assert session.command("-ts-y") == {"a": 1}
+
+
+def test_no_answer_in_time() -> None:
+    """The session gives up, ends gdb, and says so from then on."""
+    with fake(ts_x="") as session:
+        began = time.monotonic()
+        with pytest.raises(DebuggerFailed, match="in time"):
+            session.command("-ts-x", timeout_seconds=0.1)
+        with pytest.raises(DebuggerDied):
+            session.command("-ts-x")
+
+    assert time.monotonic() - began < 2
+
+
+def test_gdb_that_does_not_leave_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its input has ended, it was given time: then by force."""
+    monkeypatch.setattr(session_module, "LEAVE_SECONDS", 0.2)
+    program = "import time\nprint('1^running', flush=True)\ntime.sleep(60)"
+    with Session.start([sys.executable, "-c", program]) as session:
+        began = time.monotonic()
+
+    assert time.monotonic() - began < 2
+    with pytest.raises(ProcessLookupError):
+        os.kill(session.pid, 0)
+
+
+@pytest.mark.parametrize("last", ["", "{t}^done,js", "{t}^done,a=["])
+def test_gdb_ends_instead_of_answering(last: str) -> None:
+    """The end of its output is the end of gdb; what is incomplete then is never parsed."""
+    program = FAKE.replace("time.sleep(0.02)", "piece.startswith('{t}^done,json') or name == '-ts-warm-up' or os._exit(3)")
+    table = {"-ts-about": ABOUT, "-ts-x": last}
+    with Session.start([sys.executable, "-c", program, json.dumps(table)]) as session:
+        with pytest.raises(DebuggerDied, match="exit status 3"):
+            session.command("-ts-x")
+        with pytest.raises(DebuggerDied):
+            session.command("-ts-x")
+
+
+def test_gdb_ends_at_once() -> None:
+    """As one that does not know our options."""
+    with Session.start([sys.executable, "-c", ""]) as session, pytest.raises(DebuggerMissing, match="as soon as"):
+        session.command("-ts-x")
+
+
+def test_gdb_is_not_there() -> None:
+    """The reason is the system's, the hint says what to install."""
+    with pytest.raises(DebuggerMissing, match="No such file") as caught:
+        Session.start(["/nonexistent/gdb"])
+
+    assert "install gdb" in str(caught.value.hint)
+
+
+UNDEFINED = '{t}^error,msg="Undefined MI command: ts-about",code="undefined-command"\n'
+
+
+@pytest.mark.parametrize(
+    ("banner", "message"),
+    [
+        ("GNU gdb (Debian 10.1-1.7) 10.1.90.20210103-git", "gdb 10.1 is too old"),
+        ("GNU gdb (GDB) Red Hat Enterprise Linux 8.2-20.el8", "gdb 8.2 is too old"),
+        ("GNU gdb (Ubuntu 12.1-0ubuntu1~22.04) 12.1", "gdb 12.1 was built without Python"),
+        ("something else", "this gdb was built without Python"),
+    ],
+)
+def test_unusable_gdb(banner: str, message: str) -> None:
+    """One line says what is wrong with it."""
+    version = f'~"{banner}\\n"\n' + "{t}^done\n"
+    with fake(ts_about=UNDEFINED, gdb_version=version) as session, pytest.raises(DebuggerMissing, match=message):
+        session.command("-ts-x")
+
+
+def test_warm_up_may_fail() -> None:
+    """As where the kernel allows no tracing of siblings: everything works, only slower."""
+    with fake(ts_warm_up='{t}^error,msg="ptrace: Operation not permitted."\n', ts_x=reply({})) as session:
+        assert session.command("-ts-x") == {}
+
+
+def test_stops_are_kept_for_who_waits() -> None:
+    """Those before the thread was resumed are past; those of other threads are not ours."""
+    hit = '*stopped,reason="breakpoint-hit",bkptno="2",frame={addr="0x1"},thread-id="1"\n'
+    other = '*stopped,reason="breakpoint-hit",thread-id="2"\n'
+    answer = '*stopped,thread-id="1"\n{t}^running\n*running,thread-id="1"\n' + other + hit
+    with fake(ts_x=answer) as session:
+        session.command("-ts-x", stays_attached=True)
+
+        assert session.wait_for_stop(5) == Stop("breakpoint-hit", 1)
+        assert session.wait_for_stop(0.05) is None
+
+
+def test_waiting_ends_when_told() -> None:
+    """The time is not used up then."""
+    with fake() as session:
+        session.wait_until_ready()
+        began = time.monotonic()
+
+        assert session.wait_for_stop(10, until=lambda: time.monotonic() > began + 0.05) is None
+        assert time.monotonic() - began < 1
+
+
+def test_gdb_dies_while_we_wait_for_a_stop() -> None:
+    """Noticed at once."""
+    with fake() as session:
+        session.wait_until_ready()
+        timer = threading.Timer(0.1, os.kill, (session.pid, signal.SIGKILL))
+        timer.start()
+        began = time.monotonic()
+        with pytest.raises(DebuggerDied):
+            session.wait_for_stop(10)
+
+        assert time.monotonic() - began < 1
+        timer.join()
+
+
+def test_the_main_thread_is_refused() -> None:
+    """Tracing it would stop all threads."""
+    with fake() as session, pytest.raises(Refused), session.custody(os.getpid(), os.getpid()):
+        pass
+
+
+def test_start_returns_at_once() -> None:
+    """Our caller looks at the target while gdb starts."""
+    began = time.monotonic()
+    with Session.start([sys.executable, "-c", "import sys; sys.stdin.read()"]):
+        assert time.monotonic() - began < 0.5
+
+
+def test_no_child_of_ours_inherits_the_input() -> None:
+    """It would keep gdb, and a thread in its hands, from noticing our end."""
+
+    def count_inherited() -> int:
+        program = "import os; print(len(os.listdir('/proc/self/fd')))"
+        child = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, close_fds=False, check=True)
+        return int(child.stdout)
+
+    before = count_inherited()
+    with fake() as session:
+        session.wait_until_ready()
+
+        assert count_inherited() == before
+
+
+def test_conversation_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """At debug level, both directions."""
+    with caplog.at_level(logging.DEBUG), fake(ts_x=reply({"a": 1})) as session:
+        session.command("-ts-x")
+
+    assert "to gdb: 3-ts-x" in caplog.text
+    assert "from gdb: 3^done" in caplog.text
