@@ -31,7 +31,13 @@ takes a tenth of a second and more, so a short stop can be missed there; the pau
 
 What differs besides the time: py-spy and pystack only list threads. gdb, memray and pyrasite are here as what attaching
 to the whole process costs: gdb attaches and leaves again, pyrasite runs a script that does next to nothing, memray
-starts to track allocations. None of them ends a thread. The raw results are in [results.json](results.json).
+starts to track allocations. None of them ends a thread.
+
+pyrasite and memray need a gdb that can call functions on the machine: gdb 13.1 cannot on CPUs with AMX ("Couldn't
+write extended state status"), pyrasite's script then does not run, and `memray attach` ended its target; gdb 17.2 can.
+`threadsurgeon` makes no such calls, and works with either.
+
+The raw results are in [results.json](results.json).
 """
 
 
