@@ -18,6 +18,9 @@ NT_GNU_BUILD_ID = 3
 SHN_UNDEF = 0
 PAGE = mmap.PAGESIZE
 
+# What following an offset to outside of the file raises; OverflowError where it does not even fit an index.
+_OUTSIDE = (struct.error, OverflowError)
+
 
 class NotElf(ValueError):
     """The file is not a 64-bit little-endian ELF file that we can read."""
@@ -55,7 +58,7 @@ class ElfFile:
         try:
             self.segments = tuple(self._read_segments(path))
             self._dynamic = dict(self._read_dynamic())
-        except struct.error:
+        except _OUTSIDE:
             raise NotElf(path) from None
 
     def _read_segments(self, path: str) -> Iterator[Segment]:
@@ -92,6 +95,12 @@ class ElfFile:
 
     def build_id(self) -> bytes | None:
         """Return the GNU build id, or None where the file has none."""
+        try:
+            return self._find_build_id()
+        except _OUTSIDE:
+            return None  # a damaged note: as good as none
+
+    def _find_build_id(self) -> bytes | None:
         for segment in self.segments:
             if segment.type != PT_NOTE:
                 continue
@@ -112,7 +121,7 @@ class ElfFile:
                 return self._look_up_gnu(name.encode())
             if DT_HASH in self._dynamic:
                 return self._look_up_sysv(name.encode())
-        except (struct.error, NotElf):
+        except (*_OUTSIDE, KeyError, NotElf):
             pass  # a damaged table: as good as no symbol
         return None
 
@@ -165,7 +174,7 @@ class ElfFile:
         if buckets == 0:
             return None
         (index,) = struct.unpack_from("<I", self._data, table + 8 + wanted % buckets * 4)
-        for _ in range(chains):  # a cycle in a damaged table ends here
+        for _ in range(min(chains, len(self._data) // 24)):  # a cycle in a damaged table ends here
             if index == 0:
                 break
             value = self._matches(index, name)
