@@ -66,7 +66,7 @@ def _find_in_locations(table: bytes, line: int, offset: int) -> int | None:
 def _signed_varint(table: bytes, position: int) -> int:
     """Six bits a byte, lowest first; bit 6 says that more follow, bit 0 of the value is the sign."""
     value = shift = 0
-    while position < len(table):
+    while position < len(table) and shift < 36:  # a line is a C int: a damaged table must not make a number of megabytes
         byte = table[position]
         value |= (byte & 63) << shift
         if not byte & 64:
