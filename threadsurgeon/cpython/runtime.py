@@ -19,7 +19,8 @@ SUPPORTED = "3.8 to 3.15"
 # Exported by builds with Py_REF_DEBUG (--with-pydebug), and by no other.
 DEBUG_SYMBOLS = ("_Py_RefTotal", "_Py_GetGlobalRefTotal")
 # What Py_GetVersion() composes in a static buffer; before 3.11 nothing else in memory tells the version.
-_VERSION_TEXT = re.compile(rb"(\d)\.(\d{1,2})\.(\d{1,2})(\S*) \([^)\0]{1,80}\) ?\n?\[")
+# The text is bounded everywhere: what follows a number that only looks like a version may be megabytes of zeroes.
+_VERSION_TEXT = re.compile(rb"(\d)\.(\d{1,2})\.(\d{1,2})([^\s\0]{0,32}) \([^)\0]{1,80}\) ?\n?\[")
 _LEVELS = {0xA: "a", 0xB: "b", 0xC: "rc", 0xF: ""}
 
 
