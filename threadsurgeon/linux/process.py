@@ -93,7 +93,7 @@ def read_status(task: int) -> Status:
     except PermissionError:
         raise PermissionDenied(f"/proc/{task}/status is not readable for us") from None
     fields: dict[str, str] = {}
-    for line in text.splitlines():
+    for line in text.split("\n"):  # not splitlines: the kernel escapes only this one in a name, which comes first
         key, _, value = line.partition(":")
         fields[key] = value.strip()
     return Status(
