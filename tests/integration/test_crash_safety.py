@@ -94,6 +94,7 @@ class Target:
             ident=facts["ident"],
             async_exc_address=state + offsets.async_exc,
             flags=flags,
+            eval_breaker_sources=(),
             exception=facts["exception"],
             exception_refcnt_address=None if sys.version_info >= (3, 12) else facts["exception"],
             functions=facts["functions"],
