@@ -69,7 +69,13 @@ def print_listing(console: Console, listing: Listing, *, stacks: bool) -> None:
             escape(_where(thread, shorten=console.is_terminal)),
             style=None if thread.python else "dim",
         )
-    console.print(table)
+    if console.is_terminal:
+        console.print(table)
+        return
+    with console.capture() as captured:
+        console.print(table)
+    for line in captured.get().splitlines():  # without the blanks that fill the last column
+        console.out(line.rstrip(), highlight=False)
 
 
 def print_stack(console: Console, thread: Thread) -> None:
@@ -133,12 +139,8 @@ def print_error(error: ThreadsurgeonError) -> None:
 
 
 def _print_facts(console: Console, facts: Iterable[tuple[str, str]]) -> None:
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column()
     for label, value in facts:
-        table.add_row(f"  {label}", escape(value))
-    console.print(table)
+        console.print(f"  [dim]{label:<14}[/] {escape(value)}", soft_wrap=True)
 
 
 def _print_frames(console: Console, label: str, frames: tuple[Frame, ...]) -> None:

@@ -81,6 +81,7 @@ class Operation:
         Raises:
             ThreadsurgeonError: it could not be done. Nothing is left behind in the target.
         """
+        session.wait_until_ready()
         deadline = time.monotonic() + self._timeout_seconds
         examination = self.examination
         while True:
