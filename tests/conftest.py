@@ -28,9 +28,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers", "behaviours(*names): run with these victims only, of those each interpreter can run"
-    )
+    config.addinivalue_line("markers", "behaviours(*names): run with these victims only, of those each interpreter can run")
 
 
 def pytest_report_header(config: pytest.Config) -> str:
@@ -52,6 +50,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     names = marker.args if marker else tuple(all_behaviours())
     pairs = [(p, all_behaviours()[name]) for p in pythons for name in names if all_behaviours()[name].runs_on(p)]
     metafunc.parametrize(("python", "behaviour"), pairs, ids=[f"{b.name}-{p.name}" for p, b in pairs])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left_behind() -> Iterator[None]:
+    """After the last test no victim and no gdb of ours is left."""
+    yield
+    import psutil
+
+    left = [child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE]
+    assert [child.cmdline() for child in left] == []
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("gdb")
 def test_cancel_ends_the_thread_and_nothing_else(python: Python, behaviour: Behaviour, stuck: Start) -> None:
     """The outcome is the declared one, ``finally`` ran, locks are free, nobody else noticed, the process ends well."""
     victim = stuck(python, behaviour)
-    report = cancel(victim)
+    report = cancel(victim, timeout=TIMEOUT if not behaviour.expected_lto else TIMEOUT / 4)
 
     outcome = report.outcome.value
     assert behaviour.expects(python, report.technique, outcome), f"{report.technique}: {outcome}: {report.detail}"
@@ -109,8 +109,8 @@ def test_others_are_not_stopped(any_python: Python, stuck: Start) -> None:
         assert now - then > seconds / 0.01 / 4  # a tick takes 10 ms and what the machine needs to get round to it
 
 
-def cancel(victim: Victim, **options: str) -> Report:
-    return threadsurgeon.cancel(victim.tid, pid=victim.pid, timeout=TIMEOUT, **options)
+def cancel(victim: Victim, *, exception: str | None = None, timeout: float = TIMEOUT) -> Report:
+    return threadsurgeon.cancel(victim.tid, pid=victim.pid, exception=exception, timeout=timeout)
 
 
 def assert_left_in_order(victim: Victim, report: Report) -> None:

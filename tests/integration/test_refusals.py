@@ -37,19 +37,19 @@ def test_thread_that_must_not_be_ended(python: Python, behaviour: Behaviour, stu
     assert not victim.assert_lives_on(unwound=False)["finally_ran"]
 
 
-@pytest.mark.parametrize("behaviour", ["main_thread", "native_thread"])
-def test_command_line_refuses(behaviour: str, any_python: Python, stuck: Start) -> None:
-    """Exit status 5, and one line that says which thread and why."""
+@pytest.mark.parametrize(("behaviour", "status"), [("main_thread", 5), ("native_thread", 1)])
+def test_command_line_refuses(behaviour: str, status: int, any_python: Python, stuck: Start) -> None:
+    """What would harm is refused, what cannot be done is an error: one line says which thread and why."""
     victim = stuck(any_python, behaviour)
 
-    assert str(victim.tid) in refusal(5, "cancel", str(victim.tid))
+    assert str(victim.tid) in refusal(status, "cancel", str(victim.tid))
     victim.assert_lives_on(unwound=False)
 
 
 def test_program_that_is_not_python() -> None:
     """Another program is recognised, by PID and by TID."""
     with program("sleep", "1000") as process:
-        assert str(process.pid) in refusal(1, "list", str(process.pid))
+        assert "Python" in refusal(1, "list", str(process.pid))
         refusal(1, "cancel", str(process.pid))
         assert process.poll() is None
 

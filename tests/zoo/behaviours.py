@@ -16,13 +16,15 @@ VICTIMS = Path(__file__).parent / "victims"
 class Behaviour:
     """One victim file.
 
-    ``waits_in``      the system calls in which the kernel shows the stuck thread; "running" for one that spins
-    ``expected``      which technique leads to which outcome; the technique "" where none is applied, or any
+    ``waits_in``  the system calls in which the kernel shows the stuck thread; "running" for one that spins
+    ``expected``  which technique leads to which outcome; the technique "" where none is applied, or any
+    ``expected_since``  what is also right from a version on
     ``expected_lto``  what is also right on builds that may have inlined the place to raise at
-    ``freezes``       holds the GIL: nothing else of the process moves until the victim is ended
-    ``moves``         goes from one place to the next, so it is never seen standing still
+    ``freezes``  holds the GIL: nothing else of the process moves until the victim is ended
+    ``moves``  goes from one place to the next, so it is never seen standing still
     ``since``, ``before``  the versions that can behave like this
-    ``exception``     what ``cancel`` chooses to raise
+    ``killed``  the outcome of ``kill``, where that of ``cancel`` is no success
+    ``exception``  what ``cancel`` chooses to raise
     """
 
     name: str
@@ -31,12 +33,14 @@ class Behaviour:
     waits_in: tuple[str, ...]
     expected: dict[str, str]
     expected_lto: dict[str, str] = field(default_factory=dict)
+    expected_since: dict[tuple[int, ...], dict[str, str]] = field(default_factory=dict)
     freezes: bool = False
     moves: bool = False
     slow: bool = False
     since: tuple[int, ...] = (3, 8)
     before: tuple[int, ...] = (4,)
     exception: str = "SystemExit"
+    killed: str = ""
 
     def runs_on(self, python: Python) -> bool:
         return self.since <= python.version < self.before
@@ -51,7 +55,9 @@ class Behaviour:
 
     def expects(self, python: Python, technique: str | None, outcome: str) -> bool:
         """Is this what the victim's file says about being cancelled?"""
-        tables = [self.expected, self.expected_lto] if python.may_inline else [self.expected]
+        tables = [self.expected, *(table for since, table in self.expected_since.items() if python.version >= since)]
+        if python.may_inline:
+            tables.append(self.expected_lto)
         return any(table.get(technique or "") == outcome or table.get("") == outcome for table in tables)
 
 

@@ -68,9 +68,10 @@ def _try(python: Python, behaviour: Behaviour, operate: Callable[..., Any], **op
                 return _mark(f"{type(error).__name__}: {error}", expected=False), False
             outcome = report.outcome.value
             if not report.outcome.is_success:
-                return _mark(outcome, expected=behaviour.expects(python, report.technique, outcome)), False
+                expected = outcome == behaviour.killed or behaviour.expects(python, report.technique, outcome)
+                return _mark(outcome, expected=expected), False
             _check(victim)
-            expected = behaviour.expects(python, report.technique, outcome) or operate is not threadsurgeon.cancel
+            expected = operate is not threadsurgeon.cancel or behaviour.expects(python, report.technique, outcome)
             return _mark(f"`{report.technique}` {report.seconds:.2f} s", expected=expected), True
     except VictimFailed as error:
         return f"**{str(error).splitlines()[0]}**", False
