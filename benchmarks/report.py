@@ -25,9 +25,9 @@ every 0.2 ms, real-time priority where that is allowed) did not run, less the ti
 not run either. Its noise is a few tenths of a millisecond; gaps below 1 ms count as 0. *Before* is the same over the
 0.4 s before the command. *Victim stopped* is what `threadsurgeon` itself reports.
 
-*Others ever traced, ever stopped* comes from runs of their own, because looking takes time too:
-`/proc/PID/task/*/status` of all threads, read over and over during the operation. With thousands of threads one sweep
-takes a tenth of a second and more, so a short stop can be missed there; the pause has no such blind spot.
+*Others ever traced / stopped* comes from runs of their own, because looking takes time too: `TracerPid` and `State` in
+`/proc/PID/task/TID/status` of the victim, the main thread and about twenty others, read over and over during the
+operation. That the victim itself was seen traced shows that the looking was fast enough; where it was not, it says so.
 
 What differs besides the time: py-spy and pystack only list threads. gdb, memray and pyrasite are here as what attaching
 to the whole process costs: gdb attaches and leaves again, pyrasite runs a script that does next to nothing, memray
@@ -51,6 +51,7 @@ def machine() -> dict[str, str]:
         "system": f"Linux {platform.release()}, {' '.join(platform.libc_ver())}",
         "python": f"CPython {platform.python_version()}, for the tools and the target",
         "gdb": gdb,
+        "load average": f"{os.getloadavg()[0]:.1f} before the first measurement",
     }
     for name in ("threadsurgeon", "py-spy", "pystack", "memray", "pyrasite"):
         try:
@@ -95,7 +96,7 @@ def listing_table(rows: list[dict[str, Any]]) -> str:
 def complaints(rows: list[dict[str, Any]]) -> str:
     """Quote what the tools that failed said."""
     said = {(row["tool"], row["complaint"]) for row in rows if row["complaint"]}
-    return "".join(f"- `{tool}` said: `{complaint[:200]}`\n" for tool, complaint in sorted(said))
+    return "".join(f"\n- `{tool}` said: `{complaint[:200]}`" for tool, complaint in sorted(said)) + "\n" * bool(said)
 
 
 def operating_row(row: dict[str, Any]) -> list[str]:
@@ -107,6 +108,11 @@ def operating_row(row: dict[str, Any]) -> list[str]:
     stopped = [one["report"]["stopped_seconds"] for one in shown if one.get("report")]
     ours = row["tool"].startswith("threadsurgeon")
     died = sum(not one["target_lives"] for one in runs)
+    seen = "not tried"
+    if watched:
+        seen = f"{watched['others_traced']} / {watched['others_stopped']} of {watched['others_watched']}"
+        if ours and not watched["victim_seen_traced"]:
+            seen += " (missed the victim too)"
     result = f"ended {ended} of {len(runs)}" if ours else ("ok" if good else runs[-1]["outcome"])
     if died:
         result += f", **target died** {died} of {len(runs)} times"
@@ -117,7 +123,7 @@ def operating_row(row: dict[str, Any]) -> list[str]:
         milliseconds([one["pause"] for one in shown if "pause" in one]),
         milliseconds([one["pause_without"] for one in shown if "pause_without" in one]),
         milliseconds(stopped) if ours else "with all others",
-        f"{watched['others_traced']:,} / {watched['others_stopped']:,}" if watched else "not tried",
+        seen,
         result,
     ]
 
@@ -131,12 +137,10 @@ def write(results: dict[str, Any]) -> str:
         + table(["", ""], [[name, value] for name, value in results["machine"].items()])
         + f"\n## Listing all threads\n\nNone of these stops the target. Medians of {results['rounds']}.\n\n"
         + listing_table(results["listing"])
-        + "\n"
         + complaints(results["listing"])
         + "\n## Operating on one thread\n\n`threadsurgeon cancel` ends a thread in `time.sleep`; the others attach and"
         + f" leave. Medians of {results['rounds']}, of the others 2.\n\n"
         + table(head, [operating_row(row) for row in results["operating"]])
-        + "\n"
         + complaints([{"tool": row["tool"], **one} for row in results["operating"] for one in row["runs"]])
         + "\n"
         + METHOD
