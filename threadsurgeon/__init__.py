@@ -44,7 +44,7 @@ def find_thread(tid: int | str, *, pid: int | None = None) -> Thread:
         ThreadsurgeonError: no such thread, or its process cannot be looked at.
     """
     from threadsurgeon.inventory import Target
-    from threadsurgeon.surgery.plan import select_thread
+    from threadsurgeon.selection import select_thread
 
     pid, tid = select_thread(pid, str(tid))
     return Target(pid).see(tid).thread
@@ -57,8 +57,8 @@ def plan(tid: int | str, *, pid: int | None = None, exception: str | None = None
         Refused: operating on the thread would harm.
         ThreadsurgeonError: it could not be done.
     """
+    from threadsurgeon.selection import select_thread
     from threadsurgeon.surgery.operation import Operation
-    from threadsurgeon.surgery.plan import select_thread
 
     return Operation(*select_thread(pid, str(tid)), exception=exception).plan
 
@@ -96,8 +96,8 @@ def kill(
 
 def _operate(tid: int | str, pid: int | None, **options: Any) -> Report:
     from threadsurgeon.debugger.session import Session
+    from threadsurgeon.selection import select_thread
     from threadsurgeon.surgery.operation import Operation
-    from threadsurgeon.surgery.plan import select_thread
 
     process, thread = select_thread(pid, str(tid))
     with Session.start() as session:  # gdb starts while we look at the target

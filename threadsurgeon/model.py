@@ -133,3 +133,4 @@ class Report:
     stack_after: tuple[Frame, ...]
     detail: str
     evidence: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()

@@ -123,6 +123,7 @@ def print_report(console: Console, report: Report) -> None:
             ("by", tried),
             ("stopped", f"{report.stopped_seconds * 1000:.1f} ms, this thread only; no other thread was stopped"),
             ("proof of life", "; ".join(report.evidence)),
+            *(("warning", warning) for warning in report.warnings),
             ("took", f"{report.seconds:.2f} s"),
         ],
     )

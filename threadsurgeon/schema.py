@@ -77,6 +77,7 @@ def dump_report(report: Report) -> str:
             "stack_after": _frames(report.stack_after),
             "detail": report.detail,
             "evidence": list(report.evidence),
+            "warnings": list(report.warnings),
         }
     )
 

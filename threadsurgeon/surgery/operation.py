@@ -11,17 +11,10 @@ from threadsurgeon.errors import NoSuchProcess, NoSuchThread
 from threadsurgeon.inventory import Target
 from threadsurgeon.linux.process import is_alive
 from threadsurgeon.model import Attempt, Frame, Outcome, Plan, Report
+from threadsurgeon.surgery.addresses import find_exception, make_victim
 from threadsurgeon.surgery.async_exception import raise_async, withdraw
 from threadsurgeon.surgery.interrupt import interrupt
-from threadsurgeon.surgery.plan import (
-    Doing,
-    Examination,
-    examine,
-    find_doing,
-    find_exception,
-    make_plan,
-    make_victim,
-)
+from threadsurgeon.surgery.plan import Doing, Examination, examine, find_doing, make_plan
 from threadsurgeon.surgery.technique import Effect, Victim
 from threadsurgeon.surgery.verify import Verdict, Watch, check_life
 
@@ -192,6 +185,7 @@ class Operation:
             stack_after=after,
             detail=self._describe(outcome, verdict, after),
             evidence=life.evidence,
+            warnings=self.examination.warnings,
         )
 
     def _describe(self, outcome: Outcome, verdict: Verdict, after: tuple[Frame, ...]) -> str:

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import re
-import struct
 from dataclasses import dataclass
 from enum import Enum
 
 from threadsurgeon.cpython.threads import read_finalizing
-from threadsurgeon.errors import NoSuchThread, Refused, TargetBusy, ThreadsurgeonError
+from threadsurgeon.errors import Refused, TargetBusy
 from threadsurgeon.inventory import Sighting, Target
 from threadsurgeon.linux.process import SystemCall, read_status, read_system_call
-from threadsurgeon.model import Plan
-from threadsurgeon.surgery.technique import Victim
+from threadsurgeon.model import Plan, Thread
 
-CHECKS = ("PyErr_CheckSignals", "Py_MakePendingCalls")
-# Locks of 3.12 and 3.13 call this one directly.
-PRIVATE_CHECKS = ("_PyEval_MakePendingCalls",)
-ASYNC_EXCEPTION_BIT = 1 << 3  # _PY_ASYNC_EXCEPTION_BIT in tstate->eval_breaker, 3.13 on
 FUTEX = 202  # x86-64
-# PyErr_SetNone cannot make an instance of these: they want arguments, and a TypeError would be raised in their place.
-NEEDS_ARGUMENTS = ("UnicodeDecodeError", "UnicodeEncodeError", "UnicodeTranslateError", "BaseExceptionGroup")
 
 
 class Doing(str, Enum):
@@ -39,6 +30,11 @@ class Examination:
     sighting: Sighting
     doing: Doing
     exception: str
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What to know before doing it."""
+        return find_hazards(self.sighting.thread, self.target.runtime.layout.version, self.exception)
 
     @property
     def techniques(self) -> tuple[str, ...]:
@@ -109,11 +105,6 @@ def make_plan(examination: Examination) -> Plan:
         Doing.IN_SYSTEM_CALL: "it waits in a system call: that is made to return early, and the exception is raised "
         "where CPython then checks for signals",
     }
-    warnings = []
-    if thread.pool_worker and examination.exception == "SystemExit":
-        warnings.append(
-            "a pool worker's SystemExit is stored in the future and raised again in whoever asks for its result"
-        )
     assert thread.ident is not None
     return Plan(
         pid=examination.target.pid,
@@ -126,125 +117,23 @@ def make_plan(examination: Examination) -> Plan:
         reason=reasons[examination.doing],
         leaves_behind="nothing: Python unwinds, finally blocks run, with blocks give their locks back",
         stack=thread.frames,
-        warnings=tuple(warnings),
+        warnings=examination.warnings,
     )
 
 
-def find_exception(target: Target, name: str) -> int:
-    """Return the address of a builtin exception class in the target.
-
-    Raises:
-        ThreadsurgeonError: the target has no such exception, or it cannot be raised without arguments.
-    """
-    if name in NEEDS_ARGUMENTS:
-        raise ThreadsurgeonError(f"{name} cannot be raised without arguments")
-    pointer = target.runtime.image.symbol(f"PyExc_{name}") if re.fullmatch(r"[A-Za-z]\w*", name) else None
-    if pointer is None:
-        raise ThreadsurgeonError(
-            f"CPython {target.runtime.version} has no builtin exception {name}", hint="for example --exception TimeoutError"
+def find_hazards(thread: Thread, version: tuple[int, int], exception: str) -> tuple[str, ...]:
+    """Say what an exception may break at the place where the thread is, as any exception would that is raised there."""
+    hazards = []
+    if thread.pool_worker and exception in ("SystemExit", "KeyboardInterrupt"):
+        hazards.append(
+            f"a pool worker's {exception} is stored in its future, and raised again in whoever asks for the result"
         )
-    (address,) = struct.unpack("<Q", target.memory.read(pointer, 8))
-    return int(address)
-
-
-def make_victim(examination: Examination) -> Victim:
-    """Gather the addresses that the techniques need.
-
-    Raises:
-        UnsupportedPython: the target does not export what is needed.
-        ThreadsurgeonError: there is no such exception.
-    """
-    target, state, thread = examination.target, examination.sighting.state, examination.sighting.thread
-    runtime = target.runtime
-    layout = runtime.layout
-    exception = find_exception(target, examination.exception)
-    functions = {name: runtime.symbol(name) for name in ("PyErr_SetNone", *CHECKS)}
-    for name in PRIVATE_CHECKS:
-        address = runtime.image.symbol(name)
-        if address is not None:
-            functions[name] = address
-    # Since 3.12 (PEP 683) the builtin exception classes are immortal and their references are not counted.
-    counted = layout.version < (3, 12)
-    return Victim(
-        pid=target.pid,
-        tid=thread.tid,
-        start_time=thread.start_time,
-        thread_state=state.address,
-        thread_id_address=state.address + layout.thread_state.thread_id,
-        ident=state.ident,
-        async_exc_address=state.address + layout.thread_state.async_exc,
-        flags=_find_flags(examination),
-        eval_breaker_sources=_find_eval_breaker_sources(examination),
-        exception=exception,
-        exception_refcnt_address=exception + layout.pyobject.ob_refcnt if counted else None,
-        functions=functions,
-    )
-
-
-def _find_flags(examination: Examination) -> tuple[tuple[int, int, int], ...]:
-    """Return (address, size, bits) of what makes the eval loop look for a pending exception."""
-    runtime, state = examination.target.runtime, examination.sighting.state
-    if runtime.layout.thread_state.eval_breaker is not None:
-        # Since 3.13 (gh-112175) a thread has its own. Other threads set other bits: only the lowest byte is written.
-        return ((state.address + runtime.layout.thread_state.eval_breaker, 1, ASYNC_EXCEPTION_BIT),)
-    request, eval_breaker = _find_ceval(examination, "pending_async_exc", "eval_breaker")
-    return ((request, 4, 1), (eval_breaker, 4, 1))
-
-
-def _find_eval_breaker_sources(examination: Examination) -> tuple[int, ...]:
-    """Return the addresses of the ints that ``eval_breaker`` sums up, ``pending.async_exc`` excepted (3.8 to 3.12)."""
-    if examination.target.runtime.layout.thread_state.eval_breaker is not None:
-        return ()
-    return _find_ceval(
-        examination,
-        "gil_drop_request",
-        "signals_pending",
-        "pending_calls_to_do",
-        "pending_mainthread_calls_to_do",
-        "gc_scheduled",
-    )
-
-
-def _find_ceval(examination: Examination, *fields: str) -> tuple[int, ...]:
-    """Return the addresses of the fields of ``ceval``, be it the runtime's or the interpreter's, that this version has."""
-    runtime, interpreter = examination.target.runtime, examination.sighting.state.interpreter
-    addresses = []
-    for field in fields:
-        for base, layout in (
-            (interpreter.address, runtime.layout.interpreter_state),
-            (runtime.address, runtime.layout.runtime_state),
-        ):
-            offset = getattr(layout, f"ceval_{field}", None)
-            if offset is not None:
-                addresses.append(base + offset)
-    return tuple(addresses)
-
-
-def select_thread(pid: int | None, designation: str) -> tuple[int, int]:
-    """Return (PID, TID) of the thread that a person means: a TID, or with ``pid`` also a Python ident or a name.
-
-    Raises:
-        NoSuchThread: there is none, or more than one of that name.
-    """
-    from threadsurgeon.linux.process import find_process, list_tids
-
-    number = int(designation, 0) if re.fullmatch(r"\d+|0[xX][0-9a-fA-F]+", designation) else None
-    if pid is None:
-        if number is None:
-            raise NoSuchThread(
-                f"{designation!r} is not a TID", hint="with a name or an ident, say which process: --pid PID"
-            )
-        return find_process(number), number
-    if number in list_tids(pid):
-        assert number is not None
-        return pid, number
-    threads = Target(pid).list_threads().threads
-    matches = [thread for thread in threads if thread.ident == number or thread.name == designation]
-    if len(matches) == 1:
-        return pid, matches[0].tid
-    if not matches:
-        raise NoSuchThread(
-            f"process {pid} has no thread with the TID, ident or name {designation!r}", hint=f"threadsurgeon list {pid}"
-        )
-    tids = ", ".join(str(thread.tid) for thread in matches[:10])
-    raise NoSuchThread(f"{len(matches)} threads of process {pid} are named {designation!r}", hint=f"choose one: {tids}")
+    innermost = thread.frames[0] if thread.frames else None
+    if innermost and innermost.function == "_wait_for_tstate_lock" and (3, 9) <= version <= (3, 12):
+        # Since bpo-45274 (3.9.8) until 3.13 (gh-114271).
+        hazards.append("an exception in Thread.join lets threading of 3.9 to 3.12 believe that the joined thread has ended")
+    if any(frame.file.startswith("<frozen importlib._bootstrap") for frame in thread.frames):
+        hazards.append("it is inside an import: the import fails, and the module may be left half initialised elsewhere")
+    if any(frame.function in ("__exit__", "__aexit__", "__del__") for frame in thread.frames):
+        hazards.append("it is inside an __exit__ or __del__ method: what that was to tidy up may stay as it is")
+    return tuple(hazards)
