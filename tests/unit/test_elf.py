@@ -23,7 +23,8 @@ def found_files():
         mapped = {line.split()[-1] for line in maps if "/" in line}
     names = [path for path in mapped if any(part in os.path.basename(path) for part in ("libc.so", "libpython", "ld-"))]
     names += [sys.executable, "/bin/sh"]
-    for pattern in ("/usr/bin/python3.*", "/usr/lib/x86_64-linux-gnu/libpython3.*.so.1.0", "~/.pyenv/versions/3.*/bin/python3.*"):
+    libraries = "/usr/lib/x86_64-linux-gnu/libpython3.*.so.1.0"
+    for pattern in ("/usr/bin/python3.*", libraries, "~/.pyenv/versions/3.*/bin/python3.*"):
         names += glob.glob(os.path.expanduser(pattern))
     real = {os.path.realpath(name) for name in names}
     return sorted(path for path in real if Path(path).read_bytes()[:4] == b"\x7fELF")
@@ -232,7 +233,7 @@ def test_old_hash_table_is_followed(tmp_path):
     path.write_bytes(make_elf({4: chain}, symbols, b"\0one\0two\0six\0"))
     elf = ElfFile(str(path))
 
-    assert [0x111, 0x222, None, None] == [elf.symbol(name) for name in ("one", "two", "six", "ten")]
+    assert [elf.symbol(name) for name in ("one", "two", "six", "ten")] == [0x111, 0x222, None, None]
 
 
 def test_cycle_in_an_old_hash_table_ends(tmp_path):
