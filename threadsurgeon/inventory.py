@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from threadsurgeon.cpython.frames import FrameReader, RawFrame
+from threadsurgeon.cpython.frames import TAG_MASK, FrameReader, RawFrame
 from threadsurgeon.cpython.objects import ObjectReader
 from threadsurgeon.cpython.reading import walk_together
 from threadsurgeon.cpython.runtime import Runtime, find_runtime
@@ -166,6 +166,20 @@ class Target:
             gil.holder == fresh.address,
         )
         return Sighting(thread, fresh, tuple(raw for _, raw in stack))
+
+    def read_first_local(self, frame: RawFrame) -> int:
+        """Return the address of the object in a frame's first local variable: a method's ``self``.
+
+        Raises:
+            BadAddress: the frame is gone.
+        """
+        layout = self.runtime.layout
+        if layout.frame_object is not None:
+            offset = layout.frame_object.f_localsplus
+        else:
+            assert layout.interpreter_frame is not None
+            offset = layout.interpreter_frame.localsplus
+        return int.from_bytes(self.memory.read(frame.address + offset, 8), "little") & TAG_MASK
 
     def read_gil(self, interpreter: Interpreter) -> Gil:
         """Return who holds the interpreter's GIL at this moment."""

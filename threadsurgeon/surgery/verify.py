@@ -38,6 +38,7 @@ class Watch:
     def __init__(self, target: Target, before: Sighting) -> None:
         self.target = target
         self.before = before
+        self._work_item = self._find_work_item(before)
         self._poll = FIRST_POLL_SECONDS
 
     def sight(self) -> Sighting | None:
@@ -133,9 +134,20 @@ class Watch:
         stuck = self.before.raw_frames[0] if self.before.raw_frames else None
         if stuck is None or not now.raw_frames:
             return False
-        if now.thread.pool_worker and _work_items(self.before) != _work_items(now):
-            return True  # another work item, or none: even if it is of the same function
+        if now.thread.pool_worker and self._find_work_item(now) != self._work_item:
+            return True  # another work item, or none: even if it runs the same function
         return all((frame.address, frame.code) != (stuck.address, stuck.code) for frame in now.raw_frames)
+
+    def _find_work_item(self, sighting: Sighting) -> int | None:
+        """Return the address of the work item that a pool worker has in hand, None while it waits for one."""
+        names = [frame.function for frame in sighting.thread.frames]
+        depth = names.index("_worker") if sighting.thread.pool_worker else 0
+        if depth == 0 or names[depth - 1] != "run":  # _worker() calls _WorkItem.run()
+            return None
+        try:
+            return self.target.read_first_local(sighting.raw_frames[depth - 1])
+        except BadAddress:
+            return None
 
     def _is_waiting_for_gil(self, now: Sighting) -> bool:
         try:
@@ -150,13 +162,6 @@ class Watch:
 
 def _same_place(one: Sighting, other: Sighting) -> bool:
     return one.raw_frames == other.raw_frames
-
-
-def _work_items(sighting: Sighting) -> int:
-    """Return how many frames a pool worker has inside its ``_worker``: 0 while it waits for work."""
-    names = [frame.function for frame in sighting.thread.frames]
-    depth = names.index("_worker") if "_worker" in names else 0
-    return sum(1 for frame in sighting.thread.frames[:depth] if frame.function == "run")
 
 
 @dataclass(frozen=True, slots=True)
