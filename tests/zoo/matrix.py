@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import threadsurgeon
-from threadsurgeon.errors import Refused, ThreadsurgeonError
+from threadsurgeon.errors import ThreadsurgeonError
 
 from .behaviours import Behaviour, all_behaviours
 from .pythons import Python, select
@@ -62,9 +62,9 @@ def _try(python: Python, behaviour: Behaviour, operate: Callable[..., Any], **op
         with stuck(python, behaviour) as victim:
             try:
                 report = operate(victim.tid, pid=victim.pid, **options)
-            except Refused:
-                return _mark("refused", expected="refused" in behaviour.outcomes), False
             except ThreadsurgeonError as error:
+                if "refused" in behaviour.outcomes:
+                    return "refused", False
                 return _mark(f"{type(error).__name__}: {error}", expected=False), False
             outcome = report.outcome.value
             if not report.outcome.is_success:
