@@ -6,15 +6,12 @@ import logging
 import os
 import signal
 import time
-from pathlib import Path
 
 from threadsurgeon.errors import NoSuchThread, TargetBusy, ThreadsurgeonError
 from threadsurgeon.linux.process import CLOCK_TICKS, list_tids, read_status, read_task
 from threadsurgeon.linux.ptrace import clear_debug_registers
 
 logger = logging.getLogger(__name__)
-
-_SIGSTOP_PENDING = 1 << (signal.SIGSTOP - 1)
 
 
 class Custody:
@@ -28,6 +25,7 @@ class Custody:
         self.tid = tid
         self.held = False
         self.armed = False
+        self._orphaned = False
         self._began_ticks = int(time.clock_gettime(time.CLOCK_BOOTTIME) * CLOCK_TICKS)
         status = read_status(tid)
         if status.tracer:
@@ -35,7 +33,7 @@ class Custody:
         self._was_stopped = status.state == "T"
 
     def debugger_died(self) -> None:
-        """Clear the debug registers that gdb left behind, at once, and wake the thread if gdb died while stopping it."""
+        """Clear the debug registers that gdb left behind. To be called as soon as it is known, before gdb is reaped."""
         if self.armed:
             for tid in self._armed_threads():
                 try:
@@ -44,6 +42,7 @@ class Custody:
                     pass
                 except ThreadsurgeonError as error:
                     logger.error("debug registers of thread %d may still be set: %s", tid, error)
+        self._orphaned = self._orphaned or self.held
         self.held = self.armed = False
 
     def _armed_threads(self) -> list[int]:
@@ -75,24 +74,19 @@ class Custody:
             try:
                 status = read_status(self.tid)
             except ThreadsurgeonError:
-                return
+                stopped = False
+                break
             if not status.tracer or status.state in "ZX":
+                stopped = status.state == "T"
                 break
             if time.monotonic() > deadline:
                 raise TargetBusy(f"thread {self.tid} is still traced, by process {status.tracer}")
             time.sleep(0.001)
-        if not self._was_stopped and (status.state == "T" or self._stop_is_pending()):
-            # A debugger that dies while it attaches leaves its SIGSTOP behind, and that stops the whole process.
-            logger.warning("thread %d was left stopped: continuing process %d", self.tid, self.pid)
+        if not self._was_stopped and (stopped or self._orphaned):
+            # A gdb that dies while it attaches leaves its SIGSTOP behind, which stops the whole process, maybe a moment from
+            # now: no looking can tell. A SIGCONT takes back a stop that is on its way, and does nothing where there is none.
+            logger.info("continuing process %d, which gdb may have left stopped", self.pid)
             try:
                 os.kill(self.pid, signal.SIGCONT)
             except ProcessLookupError:
                 pass
-
-    def _stop_is_pending(self) -> bool:
-        try:
-            text = Path(f"/proc/{self.pid}/task/{self.tid}/status").read_text(errors="replace")
-        except OSError:
-            return False
-        pending = [int(line.split()[1], 16) for line in text.splitlines() if line.startswith("SigPnd:")]
-        return any(mask & _SIGSTOP_PENDING for mask in pending)
