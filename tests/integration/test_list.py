@@ -108,18 +108,26 @@ def test_thread_without_python_is_listed_as_such(python: Python, behaviour: Beha
 
 @pytest.mark.behaviours("lock", "unicode_names")
 def test_command_line_lists_the_same(python: Python, behaviour: Behaviour, stuck: Start) -> None:
-    """``list`` as JSON names every thread; as text it survives any name, on a terminal that knows ASCII only too."""
+    """``list`` as JSON names every thread, as they are called."""
     victim = stuck(python, behaviour)
     machine = run("list", str(victim.pid), "--json")
-    person = run("list", str(victim.pid), LC_ALL="C", PYTHONIOENCODING="ascii")
 
     assert (machine.returncode, machine.stderr) == (0, "")
     threads = json.loads(machine.stdout)["threads"]
     truth = {t["tid"]: printable(t["name"]) for t in victim.ready["threads"]}
     assert {thread["tid"]: thread["name"] for thread in threads} == truth
-    assert (person.returncode, person.stderr) == (0, "")
-    assert str(victim.tid) in person.stdout
-    assert "\x1b" not in person.stdout
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_text_survives_any_name(encoding: str, any_python: Python, stuck: Start) -> None:
+    """No name of a thread makes the listing fail, break its lines or write to the terminal as if it were ours."""
+    victim = stuck(any_python, "unicode_names")
+    result = run("list", str(victim.pid), PYTHONIOENCODING=encoding)
+
+    assert (result.returncode, result.stderr) == (0, "")
+    assert str(victim.tid) in result.stdout
+    assert "\x1b" not in result.stdout
+    assert not any(line.startswith("lines") for line in result.stdout.splitlines())
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
