@@ -5,6 +5,7 @@ An error means "could not operate" (or "refused"); what was seen after operating
 ThreadsurgeonError                  exit status 1
 ├── NoSuchProcess                   the PID does not exist, or ended meanwhile
 ├── NoSuchThread                    the TID does not exist, ended, or was reused
+│   └── NativeThread                it exists, and has no Python state
 ├── AmbiguousThread                 a name that several threads have
 ├── NotPython                       no CPython in it: another program, PyPy, a kernel thread, a zombie
 ├── UnsupportedPython               a CPython we have no layout for, or that contradicts its layout
@@ -37,6 +38,10 @@ class NoSuchProcess(ThreadsurgeonError):
 
 class NoSuchThread(ThreadsurgeonError):
     """The thread does not exist, ended, or its TID now belongs to another thread."""
+
+
+class NativeThread(NoSuchThread):
+    """The thread exists, and has no Python state (any more)."""
 
 
 class AmbiguousThread(ThreadsurgeonError):

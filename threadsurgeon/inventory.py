@@ -6,9 +6,8 @@ Nothing is stopped, traced or written.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from threadsurgeon.cpython.frames import TAG_MASK, FrameReader, RawFrame
 from threadsurgeon.cpython.objects import ObjectReader
@@ -16,7 +15,6 @@ from threadsurgeon.cpython.reading import walk_together
 from threadsurgeon.cpython.runtime import Runtime, find_runtime
 from threadsurgeon.cpython.thread_objects import ThreadObject, read_thread_objects
 from threadsurgeon.cpython.threads import (
-    Gil,
     Interpreter,
     ThreadState,
     list_interpreters,
@@ -25,7 +23,7 @@ from threadsurgeon.cpython.threads import (
     read_main_ident,
     read_thread_state,
 )
-from threadsurgeon.errors import NoSuchProcess, NoSuchThread, NotPython, PermissionDenied, UnsupportedPython
+from threadsurgeon.errors import NativeThread, NoSuchProcess, NoSuchThread, NotPython, PermissionDenied, UnsupportedPython
 from threadsurgeon.linux.mappings import iterate_images
 from threadsurgeon.linux.memory import BadAddress, ProcessMemory
 from threadsurgeon.linux.process import (
@@ -71,8 +69,9 @@ class Target:
         self.memory = ProcessMemory(pid)
         try:
             self.runtime: Runtime = find_runtime(self.memory, iterate_images(pid))
-            self.objects = ObjectReader(self.runtime.layout)
-            self._frames = FrameReader(self.memory, self.objects, self.runtime.symbol("PyCode_Type"))
+            self._code_type = self.runtime.symbol("PyCode_Type")
+        except NotPython as error:
+            raise NotPython(f"process {pid} ({self.status.name}) is not Python: {error}", hint=error.hint) from None
         except (PermissionDenied, BadAddress) as error:
             raise explain_permission(self.status, pid, error) from None
         self._tid_offset: int | None = None
@@ -107,31 +106,29 @@ class Target:
             UnreadableTarget: its structures changed under every try to read them.
         """
         clock = CpuClock(self.pid, list_tids(self.pid))
-        interpreters = list_interpreters(self.memory, self.runtime)
-        states = list_thread_states(self.memory, self.runtime, interpreters)
+        interpreters, states, tids = self._list_states()
         stacks = self._read_stacks(states)
+        by_tid = _choose_states(states, tids, stacks)
         main_ident = read_main_ident(self.memory, self.runtime)
-        gils = self._read_gils(interpreters)
+        holders = self._find_holders(interpreters)
         names = self._read_names(interpreters)
-        tids = self._find_tids(states, main_ident)
-        by_tid = {tids[state.address]: state for state in states if state.address in tids}
-        holders = {gil.holder for gil in gils}
-        threads = []
-        for task in iterate_tasks(self.pid):
-            thread = self._describe_task(task)
-            state = by_tid.get(thread.namespace_tid)
-            if state is not None:
-                thread = _describe_python(
-                    thread,
-                    state,
-                    names.get((state.interpreter.id, state.ident)),
-                    [frame for frame, _ in stacks[state.address]],
-                    main_ident,
-                    state.address in holders,
-                )
-            threads.append(thread)
+        tasks = list(iterate_tasks(self.pid))
         self.check_is_same()
-        threads = _measure_cpu(clock, threads)
+        clock.wait(CPU_SECONDS)
+        threads = []
+        for task in tasks:
+            namespace_tid = self._find_namespace_tid(task)
+            state = by_tid.get(namespace_tid)
+            cpu_percent = clock.percent(task.tid)
+            if state is None:
+                threads.append(self._describe(task, namespace_tid, main_ident, cpu_percent))
+            else:
+                known = names.get((state.interpreter.id, state.ident))
+                frames = tuple([frame for frame, _ in stacks[state.address]])
+                holds_gil = state.address in holders
+                threads.append(
+                    self._describe(task, namespace_tid, main_ident, cpu_percent, state, known, frames, holds_gil)
+                )
         threads.sort(key=lambda thread: (not thread.main, thread.tid))
         holding = [thread.tid for thread in threads if thread.holds_gil]
         return Listing(
@@ -146,24 +143,29 @@ class Target:
         """Return one Python thread; quick where its ``state`` is known from an earlier look.
 
         Raises:
-            NoSuchThread: it ended, or has no Python state (any more).
+            NoSuchThread: it ended.
+            NativeThread: it has no Python state (any more).
             NoSuchProcess: the process ended.
         """
-        thread = self._describe_task(read_task(self.pid, tid))
-        main_ident = read_main_ident(self.memory, self.runtime)
-        fresh = self._find_state(thread.namespace_tid, main_ident) if state is None else self._refresh(state)
+        task = read_task(self.pid, tid)
+        namespace_tid = self._find_namespace_tid(task)
+        fresh = self._find_state(namespace_tid) if state is None else self._refresh(state)
         if fresh is None:
-            raise NoSuchThread(f"thread {tid} of process {self.pid} has no Python state")
+            raise NativeThread(
+                f"thread {tid} ({task.native_name}) of process {self.pid} has no Python state: it is a native thread",
+                hint=f"the threads of the process: threadsurgeon list {self.pid}",
+            )
         stack = self._read_stacks([fresh])[fresh.address]
-        gil = read_gil(self.memory, self.runtime.layout.gil_runtime_state, fresh.interpreter.gil)
         names = self._read_names([fresh.interpreter], only=fresh.ident) if state is None else {}
-        thread = _describe_python(
-            thread,
+        thread = self._describe(
+            task,
+            namespace_tid,
+            read_main_ident(self.memory, self.runtime),
+            None,
             fresh,
             names.get((fresh.interpreter.id, fresh.ident)),
-            [frame for frame, _ in stack],
-            main_ident,
-            gil.holder == fresh.address,
+            tuple([frame for frame, _ in stack]),
+            fresh.address in self._find_holders([fresh.interpreter]),
         )
         return Sighting(thread, fresh, tuple(raw for _, raw in stack))
 
@@ -181,22 +183,15 @@ class Target:
             offset = layout.interpreter_frame.localsplus
         return int.from_bytes(self.memory.read(frame.address + offset, 8), "little") & TAG_MASK
 
-    def read_gil(self, interpreter: Interpreter) -> Gil:
-        """Return who holds the interpreter's GIL at this moment."""
-        return read_gil(self.memory, self.runtime.layout.gil_runtime_state, interpreter.gil)
-
     def find_gil_holder(self) -> Thread | None:
         """Return the thread that holds a GIL at this moment, None while it is free, or where no living thread holds it."""
-        interpreters = list_interpreters(self.memory, self.runtime)
-        states = list_thread_states(self.memory, self.runtime, interpreters)
-        holders = {gil.holder for gil in self._read_gils(interpreters)}
-        tids = self._find_tids(states, read_main_ident(self.memory, self.runtime))
-        by_namespace = {thread.namespace_tid: thread for thread in map(self._describe_task, iterate_tasks(self.pid))}
+        interpreters, states, tids = self._list_states()
+        holders = self._find_holders(interpreters)
         for state in states:
-            thread = by_namespace.get(tids.get(state.address, -1))
-            if state.address in holders and thread is not None:
-                stack = self._read_stacks([state])[state.address]
-                return replace(thread, python=True, holds_gil=True, frames=tuple(frame for frame, _ in stack))
+            if state.address in holders and state.address in tids:
+                for task in iterate_tasks(self.pid):
+                    if self._find_namespace_tid(task) == tids[state.address]:
+                        return self.see(task.tid, state=state).thread
         return None
 
     def _refresh(self, state: ThreadState) -> ThreadState | None:
@@ -206,19 +201,36 @@ class Target:
             return None
         return fresh if fresh is not None and fresh.ident == state.ident else None
 
-    def _find_state(self, namespace_tid: int, main_ident: int) -> ThreadState | None:
+    def _find_state(self, namespace_tid: int) -> ThreadState | None:
+        _, states, tids = self._list_states()
+        candidates = [state for state in states if tids.get(state.address) == namespace_tid]
+        return _choose_states(candidates, tids, self._read_stacks(candidates)).get(namespace_tid)
+
+    def _list_states(self) -> tuple[list[Interpreter], list[ThreadState], dict[int, int]]:
+        """Return the interpreters, the thread states, and the TIDs that the target itself sees by the states' addresses."""
         interpreters = list_interpreters(self.memory, self.runtime)
         states = list_thread_states(self.memory, self.runtime, interpreters)
-        tids = self._find_tids(states, main_ident)
-        return next((state for state in states if tids.get(state.address) == namespace_tid), None)
+        return interpreters, states, self._find_tids(states)
 
-    def _describe_task(self, task: Task) -> Thread:
-        namespace_tid = task.tid
-        if len(self.status.namespace_pids) > 1:  # a container: the target knows its threads by other ids
-            try:
-                namespace_tid = read_status(task.tid).namespace_pid
-            except NoSuchProcess:
-                namespace_tid = -1
+    def _find_namespace_tid(self, task: Task) -> int:
+        if len(self.status.namespace_pids) == 1:
+            return task.tid
+        try:  # a container: the target knows its threads by other ids
+            return read_status(task.tid).namespace_pid
+        except NoSuchProcess:
+            return -1
+
+    def _describe(
+        self,
+        task: Task,
+        namespace_tid: int,
+        main_ident: int,
+        cpu_percent: float | None,
+        state: ThreadState | None = None,
+        known: ThreadObject | None = None,
+        frames: tuple[Frame, ...] = (),
+        holds_gil: bool = False,
+    ) -> Thread:
         return Thread(
             tid=task.tid,
             namespace_tid=namespace_tid,
@@ -226,28 +238,37 @@ class Target:
             native_name=task.native_name,
             state=STATES.get(task.state, task.state),
             cpu_seconds=task.cpu_seconds,
-            cpu_percent=None,
-            main=task.tid == self.pid,
+            cpu_percent=cpu_percent,
+            main=task.tid == self.pid or (state is not None and state.ident == main_ident),
+            python=state is not None,
+            ident=state.ident if state else None,
+            name=known.name if known else None,
+            daemon=known.daemon if known else None,
+            interpreter=state.interpreter.id if state else None,
+            holds_gil=holds_gil,
+            pool_worker=is_pool_worker(frames),
+            frames=frames,
         )
 
-    def _find_tids(self, states: list[ThreadState], main_ident: int) -> dict[int, int]:
-        """Return the TID that the target itself sees, by the address of the thread state."""
+    def _find_tids(self, states: list[ThreadState]) -> dict[int, int]:
         if states and states[0].native_thread_id is not None:
             return {state.address: state.native_thread_id for state in states if state.native_thread_id}
         if self._tid_offset is None:
+            main_ident = read_main_ident(self.memory, self.runtime)
             self._tid_offset = find_tid_offset(self.memory, main_ident, self.status.namespace_pid)
         by_ident = read_tids(self.memory, [state.ident for state in states], self._tid_offset)
         return {state.address: by_ident[state.ident] for state in states if state.ident in by_ident}
 
-    def _read_gils(self, interpreters: list[Interpreter]) -> list[Gil]:
+    def _find_holders(self, interpreters: list[Interpreter]) -> set[int]:
+        """Return the addresses of the thread states that hold a GIL."""
         layout = self.runtime.layout.gil_runtime_state
-        gils = []
+        holders = set()
         for address in {interpreter.gil for interpreter in interpreters if interpreter.gil}:
             try:
-                gils.append(read_gil(self.memory, layout, address))
+                holders.add(read_gil(self.memory, layout, address).holder)
             except BadAddress:
                 continue
-        return gils
+        return holders - {0}
 
     def _read_names(
         self, interpreters: list[Interpreter], *, only: int | None = None
@@ -257,17 +278,19 @@ class Target:
             (interpreter.id, ident): thread
             for interpreter in interpreters
             for ident, thread in read_thread_objects(
-                self.memory, self.objects, interpreter, true_address, only=only
+                self.memory, ObjectReader(self.runtime.layout), interpreter, true_address, only=only
             ).items()
         }
 
     def _read_stacks(self, states: list[ThreadState]) -> dict[int, list[tuple[Frame, RawFrame]]]:
         """Return each thread's frames, innermost first, by the address of its thread state."""
+        # A reader remembers code objects by their addresses, which is right for one look only.
+        reader = FrameReader(self.memory, ObjectReader(self.runtime.layout), self._code_type)
         stacks: dict[int, list[tuple[Frame, RawFrame]]] = {state.address: [] for state in states}
         waiting = states
         for _ in range(STACK_TRIES):
-            raw = walk_together(self.memory, (self._frames.walk_frames(state.content) for state in waiting))
-            resolved = self._frames.resolve(stack or [] for stack in raw)
+            raw = walk_together(self.memory, (reader.walk_frames(state.content) for state in waiting))
+            resolved = reader.resolve(stack or [] for stack in raw)
             torn = []
             for state, raw_stack, stack in zip(waiting, raw, resolved, strict=True):
                 if raw_stack is None or stack is None:
@@ -280,31 +303,19 @@ class Target:
         return stacks
 
 
-def _measure_cpu(clock: CpuClock, threads: list[Thread]) -> list[Thread]:
-    time.sleep(max(0.0, clock.since + CPU_SECONDS - time.monotonic()))
-    return [replace(thread, cpu_percent=clock.percent(thread.tid)) for thread in threads]
+def _choose_states(
+    states: list[ThreadState], tids: dict[int, int], stacks: dict[int, list[tuple[Frame, RawFrame]]]
+) -> dict[int, ThreadState]:
+    """Return the thread state in which each TID is.
 
-
-def _describe_python(
-    thread: Thread,
-    state: ThreadState,
-    thread_object: ThreadObject | None,
-    frames: list[Frame],
-    main_ident: int,
-    holds_gil: bool,
-) -> Thread:
-    return replace(
-        thread,
-        python=True,
-        ident=state.ident,
-        name=thread_object.name if thread_object else None,
-        daemon=thread_object.daemon if thread_object else None,
-        main=thread.main or state.ident == main_ident,
-        interpreter=state.interpreter.id,
-        holds_gil=holds_gil,
-        pool_worker=is_pool_worker(frames),
-        frames=tuple(frames),
-    )
+    A thread that entered a sub-interpreter has a state in each: it is in that of the newest one in which it has frames.
+    """
+    chosen: dict[int, ThreadState] = {}
+    for state in states:  # of the newest interpreter first
+        tid = tids.get(state.address)
+        if tid is not None and (tid not in chosen or (stacks[state.address] and not stacks[chosen[tid].address])):
+            chosen[tid] = state
+    return chosen
 
 
 def is_pool_worker(frames: Iterable[Frame]) -> bool:

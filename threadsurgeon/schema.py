@@ -108,4 +108,4 @@ def _frames(frames: tuple[Frame, ...]) -> list[dict[str, Any]]:
 
 
 def _dump(content: dict[str, Any]) -> str:
-    return json.dumps(content, ensure_ascii=False)
+    return json.dumps(content)

@@ -78,11 +78,15 @@ class FrameReader:
         start = min(layout.f_back, layout.f_code, layout.f_lasti)
         size = max(layout.f_back + POINTER, layout.f_code + POINTER, layout.f_lasti + 4) - start
         frames: list[RawFrame] = []
+        links: list[tuple[int, int]] = []
         while address and len(frames) < MAX_FRAMES:
             content = yield (address + start, size)
             (lasti,) = _signed32(content, layout.f_lasti - start)
             frames.append(RawFrame(address, _pointer(content, layout.f_code - start)[0], lasti))
+            link = address + layout.f_back
             (address,) = _pointer(content, layout.f_back - start)
+            links.append((link, address))
+        yield from _check_links(links)
         return frames
 
     def _walk_interpreter_frames(self, address: int) -> Walk[list[RawFrame]]:
@@ -90,14 +94,16 @@ class FrameReader:
         assert layout is not None
         size = layout.owner + 1
         frames: list[RawFrame] = []
-        steps = 0
-        while address and steps < MAX_FRAMES:
+        links: list[tuple[int, int]] = []
+        while address and len(links) < MAX_FRAMES:
             content = yield (address, size)
             if content[layout.owner] < FIRST_INTERNAL_OWNER:
                 code = _pointer(content, layout.executable)[0] & TAG_MASK
                 frames.append(RawFrame(address, code, _pointer(content, layout.instr_ptr)[0]))
+            link = address + layout.previous
             (address,) = _pointer(content, layout.previous)
-            steps += 1
+            links.append((link, address))
+        yield from _check_links(links)
         return frames
 
     def resolve(self, stacks: Iterable[list[RawFrame]]) -> list[tuple[Frame, ...] | None]:
@@ -147,3 +153,15 @@ class FrameReader:
         file = yield from self._objects.read_str(_pointer(content, layout.filename)[0])
         table = yield from self._objects.read_bytes(_pointer(content, layout.linetable)[0])
         return _Code(name, file, _signed32(content, layout.firstlineno)[0], table)
+
+
+def _check_links(links: list[tuple[int, int]]) -> Walk[None]:
+    """Read the links from frame to frame once more: a thread that calls and returns meanwhile leads the walk astray.
+
+    Raises:
+        BadAddress: the stack has changed during the walk.
+    """
+    contents = yield [(address, POINTER) for address, _ in links]
+    for (address, value), content in zip(links, contents, strict=True):
+        if content is None or _pointer(content)[0] != value:
+            raise BadAddress(address, POINTER)

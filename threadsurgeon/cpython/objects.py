@@ -13,6 +13,8 @@ from threadsurgeon.cpython.reading import Walk
 from threadsurgeon.linux.memory import BadAddress
 
 MAX_TEXT = 4096  # characters: longer names and paths are cut
+SHORT_TEXT = 48
+MAX_NAME = 40  # bytes: keys that are longer are none that we look for
 MAX_BYTES = 1 << 20
 MAX_ENTRIES = 1 << 20
 
@@ -20,6 +22,7 @@ MANAGED_DICT = 1 << 4  # Py_TPFLAGS_MANAGED_DICT, 3.11 on
 INLINE_VALUES = 1 << 2  # Py_TPFLAGS_INLINE_VALUES, 3.13 on
 UNICODE_SUBCLASS = 1 << 28  # Py_TPFLAGS_UNICODE_SUBCLASS
 POINTER = 8
+_PREHEADER = 4 * POINTER  # what may stand before an object of a type with MANAGED_DICT
 
 _pointer = struct.Struct("<Q").unpack_from
 _signed = struct.Struct("<q").unpack_from
@@ -46,8 +49,9 @@ class ObjectReader:
         # Since CPython 3.14 a free-threaded build keeps `interned` in a byte of its own, before `kind`.
         self._kind_shift = 8 if layout.free_threaded and layout.version >= (3, 14) else 2
         self._types: dict[int, _Type] = {}
-        self._names: dict[int, str] = {}
+        self._names: dict[int | None, bytes | None] = {}
         self._shared_keys: dict[int, Entries] = {}
+        self._slots: dict[tuple[int, tuple[str, ...]], dict[str, int]] = {}  # name → number of its slot, from 1
 
     def read_pointer(self, address: int) -> Walk[int]:
         """Return the pointer stored at the address."""
@@ -57,7 +61,10 @@ class ObjectReader:
     def read_str(self, address: int) -> Walk[str]:
         """Return the text of a compact ``str`` object, cut to MAX_TEXT characters."""
         unicode = self.layout.unicode_object
-        header = yield (address, unicode.asciiobject_size)
+        # Most texts are short: what follows the header is read with it, if it is there to be read.
+        header, longer = yield [(address, unicode.asciiobject_size), (address, unicode.asciiobject_size + SHORT_TEXT)]
+        if header is None:
+            raise BadAddress(address, unicode.asciiobject_size)
         (length,) = _signed(header, unicode.length)
         (state,) = _unsigned32(header, unicode.state)
         kind = state >> self._kind_shift & 7
@@ -66,6 +73,8 @@ class ObjectReader:
             raise BadAddress(address, unicode.asciiobject_size)
         if length == 0:
             return ""
+        if ascii_only and length <= SHORT_TEXT and longer is not None:
+            return str(longer[unicode.asciiobject_size : unicode.asciiobject_size + length], "latin-1")
         start = address + (unicode.asciiobject_size if ascii_only else unicode.compactunicodeobject_size)
         content = yield (start, min(length, MAX_TEXT) * kind)
         encoding = {1: "latin-1", 2: "utf-16-le", 4: "utf-32-le"}[kind]
@@ -151,57 +160,75 @@ class ObjectReader:
     def find_items(self, entries: Entries, *names: str) -> Walk[dict[str, int]]:
         """Return the values' addresses of the items with these ASCII names, by comparing every key in one read."""
         unicode = self.layout.unicode_object
-        wanted = {name.encode(): name for name in names}
+        wanted: dict[bytes | None, str] = {name.encode(): name for name in names}
         found: dict[str, int] = {}
-        unknown = [(key, value) for key, value in entries if key and value and key not in self._names]
-        longest = max(len(name) for name in wanted)
-        # Each key is read at its own length: it may stand at the end of mapped memory.
-        headers = yield [(key, unicode.asciiobject_size) for key, _ in unknown]
-        sized = []
-        for (key, _), header in zip(unknown, headers, strict=True):
-            if header is not None:
-                (length,) = _signed(header, unicode.length)
-                if 0 < length <= longest:
+        unknown = [key for key, _ in entries if key and key not in self._names]
+        if unknown:
+            # Each key is read at its own length: it may stand at the end of mapped memory.
+            headers = yield [(key, unicode.asciiobject_size) for key in unknown]
+            sized = []
+            for key, header in zip(unknown, headers, strict=True):
+                length = _signed(header, unicode.length)[0] if header is not None else 0
+                self._names[key] = None
+                if 0 < length <= MAX_NAME:
                     sized.append((key, length))
-        texts = yield [(key + unicode.asciiobject_size, length) for key, length in sized]
-        for (key, _), text in zip(sized, texts, strict=True):
-            if text in wanted:
-                self._names[key] = wanted[text]
+            texts = yield [(key + unicode.asciiobject_size, length) for key, length in sized]
+            for (key, _), text in zip(sized, texts, strict=True):
+                self._names[key] = text
         for key, value in entries:
-            name = self._names.get(key)
-            if name in names and value:
+            name = wanted.get(self._names.get(key))
+            if name is not None and value:
                 found[name] = value
         return found
 
     def read_attributes(self, address: int, *names: str) -> Walk[dict[str, int]]:
         """Return the addresses of the instance attributes with these names, as far as the instance has them."""
-        entries = yield from self._read_instance(address)
+        managed = self.layout.version >= (3, 11)
+        before = _PREHEADER if managed else 0
+        content = yield (address - before, before + self.layout.pyobject.size)
+        (type_address,) = _pointer(content, before + self.layout.pyobject.ob_type)
+        type_ = self._types.get(type_address)
+        if type_ is None:
+            type_ = yield from self._read_type(type_address)
+        if managed and type_.flags & MANAGED_DICT:
+            dictionary, values = self._find_managed(address, content, type_)
+        else:
+            values = 0
+            dictionary = (yield from self.read_pointer(address + type_.dictoffset)) if type_.dictoffset > 0 else 0
+        if values:
+            return (yield from self._read_slots(type_.cached_keys, values, names))
+        if not dictionary:
+            return {}
+        entries = yield from self.read_dict(dictionary)
         return (yield from self.find_items(entries, *names))
 
-    def _read_instance(self, address: int) -> Walk[Entries]:
-        type_address = yield from self.read_pointer(address + self.layout.pyobject.ob_type)
-        type_ = yield from self._read_type(type_address)
-        if not type_.flags & MANAGED_DICT or self.layout.version < (3, 11):
-            if type_.dictoffset <= 0:
-                return []
-            dictionary = yield from self.read_pointer(address + type_.dictoffset)
-            return (yield from self.read_dict(dictionary)) if dictionary else []
-        # A managed dict: its pointer stands before the object (right before it in free-threaded builds).
-        free_threaded = self.layout.free_threaded
-        dictionary = yield from self.read_pointer(address - (1 if free_threaded else 3) * POINTER)
+    def _find_managed(self, address: int, content: bytes, type_: _Type) -> tuple[int, int]:
+        """Return (dict, values) of an object that keeps them where the interpreter wants: one of the two is not 0.
+
+        ``content`` is what stands before and at the object's address.
+        """
+        words = struct.unpack_from(f"<{_PREHEADER // POINTER}Q", content)
+        first = self.layout.dict_values.values
         if self.layout.version >= (3, 13):
-            if dictionary:
-                return (yield from self.read_dict(dictionary))
-            values = address + type_.basicsize
-            return (yield from self._read_split(type_.cached_keys, values + self.layout.dict_values.values))
-        if self.layout.version == (3, 12) and dictionary & 1:  # tagged: the values instead of a dict, minus one
-            values = dictionary + 1
-            return (yield from self._read_split(type_.cached_keys, values + self.layout.dict_values.values))
-        if self.layout.version == (3, 11):
-            values = yield from self.read_pointer(address - 4 * POINTER)
-            if values:
-                return (yield from self._read_split(type_.cached_keys, values + self.layout.dict_values.values))
-        return (yield from self.read_dict(dictionary)) if dictionary else []
+            # The dict's pointer, right before the object in free-threaded builds; no dict: values behind the object.
+            dictionary = words[-1] if self.layout.free_threaded else words[-3]
+            return dictionary, 0 if dictionary else address + type_.basicsize + first
+        if self.layout.version == (3, 12):  # either of the two; the values' address minus one is odd
+            return (0, words[-3] + 1 + first) if words[-3] & 1 else (words[-3], 0)
+        return words[-3], words[-4] and words[-4] + first  # 3.11: a pointer each
+
+    def _read_slots(self, keys: int, values: int, names: tuple[str, ...]) -> Walk[dict[str, int]]:
+        """Return the attributes with these names of an object that shares its keys with others of its type."""
+        slots = self._slots.get((keys, names))
+        if slots is None:
+            entries = yield from self._read_keys(keys)
+            slots = yield from self.find_items([(key, index + 1) for index, (key, _) in enumerate(entries)], *names)
+            self._slots[keys, names] = slots
+        if not slots:
+            return {}
+        content = yield (values, max(slots.values()) * POINTER)
+        found = {name: _pointer(content, (number - 1) * POINTER)[0] for name, number in slots.items()}
+        return {name: value for name, value in found.items() if value}
 
     def _read_type(self, address: int) -> Walk[_Type]:
         known = self._types.get(address)

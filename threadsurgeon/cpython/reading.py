@@ -18,8 +18,8 @@ Walk = Generator[Any, Any, T]
 
 def walk_together(memory: Memory, walks: Iterable[Walk[T]]) -> list[T | None]:
     """Run the walks side by side and return their results, None for each that met a BadAddress."""
-    pending: list[tuple[int, Walk[T], Any]] = []
     results: list[T | None] = []
+    pending: list[tuple[int, Walk[T], Any]] = []
     for index, walk in enumerate(walks):
         results.append(None)
         _advance(walk, None, index, pending, results)
@@ -45,7 +45,7 @@ def _advance(
     walk: Walk[T], answer: Any, index: int, pending: list[tuple[int, Walk[T], Any]], results: list[T | None]
 ) -> None:
     try:
-        request = walk.throw(answer) if isinstance(answer, BadAddress) else walk.send(answer)
+        request = walk.throw(answer) if type(answer) is BadAddress else walk.send(answer)
     except StopIteration as end:
         results[index] = end.value
     except BadAddress:

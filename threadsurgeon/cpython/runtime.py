@@ -71,7 +71,7 @@ def find_runtime(memory: Memory, images: Iterable[Image]) -> Runtime:
         name = os.path.basename(image.file.path)
         if name.startswith(("pypy", "libpypy")):
             raise NotPython(
-                f"this is PyPy ({image.file.path}), not CPython", hint=f"threadsurgeon supports CPython {SUPPORTED}"
+                f"it runs PyPy ({image.file.path})", hint=f"threadsurgeon supports CPython {SUPPORTED}"
             )
         address = image.symbol("_PyRuntime")
         if address is not None:
@@ -79,7 +79,7 @@ def find_runtime(memory: Memory, images: Iterable[Image]) -> Runtime:
         if image.symbol("PyInterpreterState_Head") is not None:  # CPython before 3.7
             _, text = _find_version(memory, image)
             raise _unsupported(text)
-    raise NotPython("no CPython interpreter is mapped into this process (no file in it exports _PyRuntime)")
+    raise NotPython("no file that it has mapped exports _PyRuntime")
 
 
 def _describe(memory: Memory, image: Image, address: int) -> Runtime:

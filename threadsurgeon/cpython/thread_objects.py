@@ -40,6 +40,10 @@ def read_thread_objects(
     }
     if only is not None:
         by_ident = {ident: value for ident, value in by_ident.items() if ident == only}
+    # One instance of each type first: what all instances share (the type, its keys and their names) is then read once.
+    types = memory.read_many([(value + objects.layout.pyobject.ob_type, 8) for value in by_ident.values()])
+    firsts = dict(zip(types, by_ident.values(), strict=True))
+    walk_together(memory, (_read_thread(objects, value, true_address) for value in firsts.values()))
     threads = walk_together(memory, (_read_thread(objects, value, true_address) for value in by_ident.values()))
     return {ident: thread for ident, thread in zip(by_ident, threads, strict=True) if thread is not None}
 

@@ -173,6 +173,10 @@ class CpuClock:
         self.since = time.monotonic()
         self._before = {tid: (time.monotonic(), read_cpu_time(pid, tid)) for tid in tids}
 
+    def wait(self, seconds: float) -> None:
+        """Wait until this long since its making."""
+        time.sleep(max(0.0, self.since + seconds - time.monotonic()))
+
     def percent(self, tid: int) -> float | None:
         """Return the share of one CPU that the thread has used since, 0 to 100; None for a thread that is newer."""
         since, before = self._before.get(tid, (0.0, None))

@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 
 from threadsurgeon.debugger.session import Session
-from threadsurgeon.errors import NoSuchProcess, NoSuchThread
+from threadsurgeon.errors import NativeThread, NoSuchProcess, NoSuchThread, Refused
 from threadsurgeon.inventory import Target
 from threadsurgeon.linux.process import is_alive
 from threadsurgeon.model import Attempt, Frame, Outcome, Plan, Report
@@ -59,7 +59,10 @@ class Operation:
         self._leave_pending = leave_pending
         self._record = _Record()
         self.target = Target(pid)
-        self.before = self.target.see(tid)
+        try:
+            self.before = self.target.see(tid)
+        except NativeThread as error:
+            raise Refused(str(error), hint=error.hint) from None
         self.examination = examine(self.target, self.before, exception)
         find_exception(self.target, self.examination.exception)
 
@@ -94,7 +97,7 @@ class Operation:
     def _try_once(self, session: Session, examination: Examination, deadline: float) -> Verdict:
         """Deliver one exception by the gentlest technique that reaches the thread."""
         victim = make_victim(examination)
-        watch = Watch(self.target, examination.sighting)
+        watch = Watch(self.target, examination.sighting, impatient=self._repeat)
         verdict = Verdict(None, examination.sighting, delivered=False)
         pending = False
         try:

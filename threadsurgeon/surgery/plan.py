@@ -90,7 +90,7 @@ def examine(target: Target, sighting: Sighting, exception: str | None) -> Examin
         raise TargetBusy(f"process {target.pid} is stopped", hint=f"let it continue first: kill -CONT {target.pid}")
     if status.state == "D":
         raise TargetBusy(f"thread {thread.tid} waits for a device or disk (state D): nothing can interrupt that")
-    chosen = exception or ("TimeoutError" if thread.pool_worker else "SystemExit")
+    chosen = exception if exception is not None else ("TimeoutError" if thread.pool_worker else "SystemExit")
     return Examination(target, sighting, find_doing(target, sighting), chosen)
 
 

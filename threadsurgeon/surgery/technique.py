@@ -18,7 +18,7 @@ class Victim:
 
     ``flags`` make the eval loop look for the exception: (address, size in bytes, bits to set). From 3.13 on that is the lowest
     byte of ``tstate->eval_breaker`` alone: other threads set other bits. Before, ``eval_breaker_sources`` are the addresses of
-    the other ints that ``eval_breaker`` sums up, to be looked at when the exception is taken back; from 3.13 on there are none.
+    the other ints that ``eval_breaker`` sums up, looked at when the exception is taken back; from 3.13 on there are none.
     ``exception_refcnt_address`` is None where builtin
     classes are immortal (3.12 on). ``functions`` holds PyErr_SetNone, and PyErr_CheckSignals, Py_MakePendingCalls and
     _PyEval_MakePendingCalls where they are exported.

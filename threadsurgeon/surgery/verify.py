@@ -16,6 +16,7 @@ from threadsurgeon.surgery.plan import Doing, find_doing
 FIRST_POLL_SECONDS, LONGEST_POLL_SECONDS = 0.0005, 0.02
 # A thread that sits this long in the very same stack as before the operation has swallowed the exception.
 SETTLED_SECONDS = 0.3
+SETTLED_ELSEWHERE_SECONDS = 1.0
 # A thread that ran this long without noticing a pending exception is in C code that does not look for one.
 UNNOTICED_CPU_SECONDS = 0.03
 # Ten switch intervals (sys.getswitchinterval): a GIL that another thread waits for changes hands within it.
@@ -35,9 +36,15 @@ class Verdict:
 class Watch:
     """Watches one thread from before the operation on."""
 
-    def __init__(self, target: Target, before: Sighting) -> None:
+    def __init__(self, target: Target, before: Sighting, *, impatient: bool = False) -> None:
+        """Remember how the thread was.
+
+        ``impatient``: a thread that sits somewhere else for a while has swallowed the exception, too. Otherwise it is given
+        all the time there is, to tidy up in a ``finally`` block.
+        """
         self.target = target
         self.before = before
+        self._impatient = impatient
         self._work_item = self._find_work_item(before)
         self._poll = FIRST_POLL_SECONDS
 
@@ -120,7 +127,8 @@ class Watch:
             if same_since is not None and moment - same_since > SETTLED_SECONDS and not self._is_waiting_for_gil(now):
                 if self.is_back_at_work(now):
                     return Verdict(Outcome.UNWOUND, now, delivered=True)
-                if _same_place(self.before, now):
+                elsewhere = self._impatient and moment - same_since > SETTLED_ELSEWHERE_SECONDS
+                if elsewhere or _same_place(self.before, now):
                     return Verdict(Outcome.SURVIVED, now, delivered=True)
             elif now.thread.pool_worker and self.is_back_at_work(now) and same_since is not None:
                 return Verdict(Outcome.UNWOUND, now, delivered=True)
