@@ -49,7 +49,7 @@ class FrameReader:
         self._objects = objects
         self._layout: Layout = objects.layout
         self._code_type = code_type
-        self._codes: dict[int, _Code | None] = {}
+        self._codes: dict[int, _Code] = {}
         self._frames: dict[tuple[int, int], Frame] = {}
 
     def walk_frames(self, thread_state: bytes) -> Walk[list[RawFrame]]:
@@ -109,12 +109,12 @@ class FrameReader:
     def resolve(self, stacks: Iterable[list[RawFrame]]) -> list[tuple[Frame, ...] | None]:
         """Turn raw frames into frames, None for a stack that was torn: one that names code that is not there."""
         stacks = list(stacks)
-        missing = {frame.code for stack in stacks for frame in stack} - self._codes.keys()
-        wanted = sorted(missing)
+        wanted = sorted({frame.code for stack in stacks for frame in stack if not self._codes.get(frame.code)})
         for address, code in zip(
             wanted, walk_together(self._memory, map(self._read_code, wanted)), strict=True
         ):
-            self._codes[address] = code
+            if code is not None:  # what is no code now may be some at the next try
+                self._codes[address] = code
         return [self._resolve_stack(stack) for stack in stacks]
 
     def _resolve_stack(self, stack: list[RawFrame]) -> tuple[Frame, ...] | None:
