@@ -57,6 +57,27 @@ def test_each_file_is_listed_once_by_its_lowest_mapping(fake_maps):
     ]
 
 
+def test_library_that_is_also_read_as_data_is_listed_where_it_is_loaded(fake_maps):
+    """Below, above or right beside the loaded one: what counts is where its code can run."""
+    data = "{:x}-{:x} r--p 00000000 fe:01 7 /lib/libpython3.so\n"
+    loaded = (
+        "7f0000010000-7f0000011000 r--p 00000000 fe:01 7 /lib/libpython3.so\n"
+        "7f0000011000-7f0000012000 r-xp 00001000 fe:01 7 /lib/libpython3.so\n"
+        "7f0000012000-7f0000013000 rw-p 00002000 fe:01 7 /lib/libpython3.so\n"
+    )
+    other = "7e0000000000-7e0000001000 r--p 00000000 fe:01 8 /lib/other.so\n"
+    expected = MappedFile(42, "/lib/libpython3.so", 0x7F0000010000, 0x7F0000011000, 0)
+    for text in (
+        loaded,
+        data.format(0x100000, 0x103000) + other + loaded,
+        data.format(0x7F000000D000, 0x7F0000010000) + loaded,
+        loaded + data.format(0x7F0000013000, 0x7F0000016000),
+    ):
+        fake_maps(text.encode())
+
+        assert [file for file in list_mapped_files(42) if file.path == expected.path] == [expected]
+
+
 @pytest.mark.parametrize("text", [b"", b"\n\n", b"garbage\n" * 10, b"5-6 r--p 0 fe:01", b"\xff" * 100])
 def test_unreadable_lines_are_no_files(fake_maps, text):
     """What is not a line of maps is passed over."""

@@ -16,7 +16,7 @@ _LINE = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) (....) ([0-9a-f]+) (\S+) \d+ +(/.
 
 @dataclass(frozen=True, slots=True)
 class MappedFile:
-    """A file that a process has mapped, by its lowest mapping. ``path`` is the target's own word for it."""
+    """A file that a process has mapped, by the lowest of its mappings. ``path`` is the target's own word for it."""
 
     pid: int
     path: str
@@ -40,7 +40,7 @@ class MappedFile:
 
 
 def list_mapped_files(pid: int) -> list[MappedFile]:
-    """Return each mapped file once, in the order of addresses.
+    """Return each mapped file once: where it is loaded, else where it is read as data.
 
     Raises:
         NoSuchProcess: it ended.
@@ -54,10 +54,22 @@ def list_mapped_files(pid: int) -> list[MappedFile]:
     except PermissionError:
         raise PermissionDenied(f"/proc/{pid}/maps is not readable for us") from None
     files: dict[bytes, MappedFile] = {}
+    loaded: set[bytes] = set()
+    first: MappedFile | None = None
+    previous = (b"", 0)
     for match in _LINE.finditer(text):
-        start, end, _, offset, device, path = match.groups()
-        if path not in files and not path.startswith(b"/dev/") and device != b"00:00":
-            files[path] = MappedFile(pid, os.fsdecode(path), int(start, 16), int(end, 16), int(offset, 16))
+        start, end, permissions, offset, device, path = match.groups()
+        if path.startswith(b"/dev/") or device == b"00:00":
+            continue
+        position = int(offset, 16)
+        if first is None or path != previous[0] or position <= previous[1]:
+            first = MappedFile(pid, os.fsdecode(path), int(start, 16), int(end, 16), position)
+        previous = path, position
+        # A program may also read its library as data, at a lower address: the loaded one has code that can run.
+        if path not in files or (b"x" in permissions and path not in loaded):
+            files[path] = first
+            if b"x" in permissions:
+                loaded.add(path)
     return list(files.values())
 
 
