@@ -16,7 +16,7 @@ def select_thread(pid: int | None, designation: str) -> tuple[int, int]:
         NoSuchThread: there is none.
         AmbiguousThread: more than one has that name.
     """
-    number = int(designation, 0) if re.fullmatch(r"\d+|0[xX][0-9a-fA-F]+", designation) else None
+    number = _read_number(designation)
     if pid is None:
         if number is None:
             raise NoSuchThread(
@@ -27,7 +27,8 @@ def select_thread(pid: int | None, designation: str) -> tuple[int, int]:
         assert number is not None
         return pid, number
     threads = Target(pid).list_threads().threads
-    matches = [thread for thread in threads if thread.ident == number or thread.name == designation]
+    # A native thread has neither: no number is not the ident of all those.
+    matches = [t for t in threads if (number is not None and t.ident == number) or t.name == designation]
     if len(matches) == 1:
         return pid, matches[0].tid
     if not matches:
@@ -36,3 +37,10 @@ def select_thread(pid: int | None, designation: str) -> tuple[int, int]:
         )
     tids = ", ".join(str(thread.tid) for thread in matches[:10])
     raise AmbiguousThread(f"{len(matches)} threads of process {pid} are named {designation!r}", hint=f"choose one: {tids}")
+
+
+def _read_number(designation: str) -> int | None:
+    # ASCII only, at most 64 bits, and leading zeroes do no harm.
+    if re.fullmatch(r"0[xX][0-9a-fA-F]{1,16}", designation):
+        return int(designation, 16)
+    return int(designation) if re.fullmatch(r"[0-9]{1,20}", designation) else None
