@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import signal
 import sys
@@ -44,6 +45,9 @@ class _Commands(click.Group):
 @click.option("-v", "--verbose", count=True, help="Say what is done; -vv shows the whole conversation with gdb.")
 def cli(verbose: int) -> None:
     """See every thread of a running CPython process, and make one of them end while the process lives on."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal's encoding lacks is no reason to fail
+            stream.reconfigure(errors="backslashreplace")
     level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
     logging.basicConfig(level=level, format="%(name)s: %(message)s")
 

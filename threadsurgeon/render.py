@@ -42,7 +42,7 @@ def print_listing(console: Console, listing: Listing, *, stacks: bool) -> None:
         + (f"GIL held by thread {listing.gil_holder}" if listing.gil_holder else "GIL free")
     )
     for warning in listing.warnings:
-        console.print(f"[yellow]warning:[/] {escape(warning)}")
+        console.print(f"[yellow]warning:[/] {_plain(warning)}")
     if stacks:
         for thread in listing.threads:
             console.print()
@@ -61,12 +61,12 @@ def print_listing(console: Console, listing: Listing, *, stacks: bool) -> None:
         table.add_row(
             str(thread.tid),
             f"{thread.ident:#x}" if thread.ident is not None else "-",
-            escape(_name(thread)),
+            _plain(_name(thread)),
             _state(thread),
             f"{thread.cpu_percent:.0f}" if thread.cpu_percent is not None else "-",
             f"{thread.cpu_seconds:.1f}",
             " ".join(_notes(thread)),
-            escape(_where(thread, shorten=console.is_terminal)),
+            _plain(_where(thread, shorten=console.is_terminal)),
             style=None if thread.python else "dim",
         )
     if console.is_terminal:
@@ -82,17 +82,17 @@ def print_stack(console: Console, thread: Thread) -> None:
     """Print one thread with its Python frames, innermost first."""
     notes = " ".join(_notes(thread))
     console.print(
-        f"[bold]thread {thread.tid}[/] {escape(_name(thread))}: {_state(thread)}" + (f", {notes}" if notes else "")
+        f"[bold]thread {thread.tid}[/] {_plain(_name(thread))}: {_state(thread)}" + (f", {notes}" if notes else "")
     )
     for frame in thread.frames:
-        console.print(f"    {escape(str(frame))}")
+        console.print(f"    {_plain(str(frame))}")
     if not thread.frames:
         console.print("    (no Python frames)" if thread.python else "    (no Python state: a native thread)")
 
 
 def print_plan(console: Console, plan: Plan) -> None:
     """Print what would be done."""
-    console.print(f"[bold]thread {plan.tid}[/] {escape(plan.name or '')} of process {plan.pid}: nothing was touched")
+    console.print(f"[bold]thread {plan.tid}[/] {_plain(plan.name or '')} of process {plan.pid}: nothing was touched")
     _print_facts(
         console,
         [
@@ -111,7 +111,7 @@ def print_report(console: Console, report: Report) -> None:
     """Print what was done to a thread and what was seen afterwards."""
     style = _OUTCOME_STYLES[report.outcome]
     console.print(
-        f"[bold]thread {report.tid}[/] {escape(report.name or '')} of process {report.pid}: "
+        f"[bold]thread {report.tid}[/] {_plain(report.name or '')} of process {report.pid}: "
         f"[{style}]{report.outcome.value}[/]"
     )
     tried = ", ".join(f"{attempt.technique} ({attempt.outcome}, {attempt.seconds:.3f} s)" for attempt in report.attempts)
@@ -134,20 +134,26 @@ def print_report(console: Console, report: Report) -> None:
 def print_error(error: ThreadsurgeonError) -> None:
     """Print the cause, and the next step, on standard error."""
     console = make_console(stderr=True)
-    console.print(f"[red]Error:[/] {escape(str(error))}", soft_wrap=True)
+    console.print(f"[red]Error:[/] {_plain(str(error))}", soft_wrap=True)
     if error.hint:
-        console.print(f"[cyan]Hint:[/] {escape(error.hint)}", soft_wrap=True)
+        console.print(f"[cyan]Hint:[/] {_plain(error.hint)}", soft_wrap=True)
+
+
+def _plain(text: str) -> str:
+    """Return text from the target as text: no markup, no line breaks, nothing that a terminal would obey."""
+    shown = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
+    return escape(shown)
 
 
 def _print_facts(console: Console, facts: Iterable[tuple[str, str]]) -> None:
     for label, value in facts:
-        console.print(f"  [dim]{label:<14}[/] {escape(value)}", soft_wrap=True)
+        console.print(f"  [dim]{label:<14}[/] {_plain(value)}", soft_wrap=True)
 
 
 def _print_frames(console: Console, label: str, frames: tuple[Frame, ...]) -> None:
     console.print(f"  [dim]{label}[/]")
     for frame in frames:
-        console.print(f"      {escape(str(frame))}")
+        console.print(f"      {_plain(str(frame))}")
 
 
 def _name(thread: Thread) -> str:
