@@ -57,8 +57,10 @@ def hardware_breakpoints(addresses: Sequence[int]) -> Iterator[None]:
     breakpoints: list[gdb.Breakpoint] = []
     try:
         for address in addresses:
-            # "thread": one that the victim starts meanwhile is traced as well, but is none of our business.
-            breakpoints.append(gdb.Breakpoint(f"*{address:#x} thread {number}", type=gdb.BP_HARDWARE_BREAKPOINT))
+            # "thread": one that the victim starts meanwhile is traced as well, but is none of our business. "internal": gdb
+            # tells of others byte by byte, while the thread is stopped.
+            place = f"*{address:#x} thread {number}"
+            breakpoints.append(gdb.Breakpoint(place, type=gdb.BP_HARDWARE_BREAKPOINT, internal=True))
         yield
     finally:
         for breakpoint_ in breakpoints:

@@ -80,8 +80,8 @@ def arm(*, victim: dict[str, Any], functions: dict[str, int], also_pending: bool
         armed.undo.enter_context(hardware_breakpoints(list(armed.functions)))
         gdb.events.stop.connect(armed.on_stop)
         armed.undo.callback(gdb.events.stop.disconnect, armed.on_stop)
-        armed.continued = time.monotonic()
         gdb.execute("continue&", to_string=True)
+        armed.continued = time.monotonic()
         armed.undo = armed.undo.pop_all()  # all went well: stay attached, and leave it to "strike" to undo
         _armed = armed
     return {}

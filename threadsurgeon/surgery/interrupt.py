@@ -15,6 +15,7 @@ from threadsurgeon.debugger import commands
 from threadsurgeon.debugger.session import Session
 from threadsurgeon.errors import NoSuchThread, Refused, UnsupportedPython
 from threadsurgeon.linux.memory import BadAddress, ProcessMemory
+from threadsurgeon.linux.perf import perf_events_in_use
 from threadsurgeon.surgery.technique import Applied, Effect, Victim
 
 RAISE = "PyErr_SetNone"
@@ -55,7 +56,7 @@ def interrupt(session: Session, victim: Victim, deadline_seconds: float, *, also
             return True
         return pending != victim.exception
 
-    with session.custody(victim.pid, victim.tid):
+    with perf_events_in_use(), session.custody(victim.pid, victim.tid):
         commands.arm(session, arguments, functions, also_pending=also_pending)
         if session.wait_for_stop(deadline_seconds, until=delivered if also_pending else None) is None:
             session.interrupt()
