@@ -14,6 +14,11 @@ PYTHON ?= $(shell for name in python3 python3.15 python3.14 python3.13 python3.1
 TARGET ?=
 target := $(if $(TARGET),--python $(TARGET))
 
+# Tests mostly wait: more of them at a time than there are processors.
+JOBS := 3
+PYTHONS :=
+pytest := -n $(JOBS) $(if $(PYTHONS),--pythons $(PYTHONS))
+
 define need_gdb
 @command -v gdb >/dev/null || { echo 'gdb not found: install it (Debian, Ubuntu: apt install gdb)' >&2; exit 1; }
 endef
@@ -48,13 +53,13 @@ check: install ## lint, types and unit tests: seconds
 	$(BIN)/mypy
 	$(BIN)/python -m pytest tests/unit
 
-test: install ## every test
+test: install ## every test [JOBS=3 PYTHONS=3.8,3.14]
 	$(need_gdb)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(pytest)
 
-integration-test: install ## real processes, real gdb, every CPython found here
+integration-test: install ## real processes, real gdb, every CPython found here [JOBS=3 PYTHONS=3.8,3.14]
 	$(need_gdb)
-	$(BIN)/python -m pytest tests/integration
+	$(BIN)/python -m pytest $(pytest) tests/integration
 
 matrix: install ## which technique ends which victim on which CPython: writes docs/support-matrix.md
 	$(need_gdb)
