@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 from collections.abc import Iterable
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from threadsurgeon.errors import ThreadsurgeonError
 from threadsurgeon.model import Frame, Listing, Outcome, Plan, Report, Thread
 
 # A pipe has no width: nothing is cut or folded for it.
 PIPE_WIDTH = 100_000
+# On a narrower terminal the ident, which is seldom asked for, would leave no room for where a thread is.
+IDENT_WIDTH = 100
 _OUTCOME_STYLES = {
     Outcome.ENDED: "green",
     Outcome.UNWOUND: "green",
@@ -25,9 +30,13 @@ _OUTCOME_STYLES = {
 
 def make_console(*, stderr: bool = False) -> Console:
     """Return a console for this terminal, or for a pipe."""
-    console = Console(stderr=stderr, highlight=False)
+    stream = sys.stderr if stderr else sys.stdout
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="backslashreplace")  # a terminal that knows ASCII only shows \u03a9, and no traceback
+    # A name such as :warning: is a name.
+    console = Console(stderr=stderr, highlight=False, emoji=False)
     if not console.is_terminal:
-        console = Console(stderr=stderr, highlight=False, width=PIPE_WIDTH, soft_wrap=True)
+        console = Console(stderr=stderr, highlight=False, emoji=False, width=PIPE_WIDTH, soft_wrap=True)
     return console
 
 
@@ -37,7 +46,7 @@ def print_listing(console: Console, listing: Listing, *, stacks: bool) -> None:
     native = sum(1 for thread in listing.threads if not thread.python)
     build = "" if listing.python.build == "release" else f" ({listing.python.build})"
     console.print(
-        f"[bold]process {listing.pid}[/]: CPython {listing.python.version}{build}, "
+        f"[bold]process {listing.pid}[/]: CPython {_plain(listing.python.version)}{build}, "
         f"{count} thread{'s' if count != 1 else ''}{f', {native} of them native' if native else ''}, "
         + (f"GIL held by thread {listing.gil_holder}" if listing.gil_holder else "GIL free")
     )
@@ -50,23 +59,26 @@ def print_listing(console: Console, listing: Listing, *, stacks: bool) -> None:
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
     table.add_column("TID", justify="right", no_wrap=True)
-    table.add_column("IDENT", no_wrap=True, style="dim")
-    table.add_column("NAME", no_wrap=True, max_width=None if not console.is_terminal else 24)
+    with_ident = console.width >= IDENT_WIDTH
+    if with_ident:
+        table.add_column("IDENT", no_wrap=True, style="dim")
+    # What may be cut is what may be wrapped, for rich: the two whose cells are cut instead of wrapped (see _cut).
+    table.add_column("NAME", max_width=None if not console.is_terminal else 24)
     table.add_column("STATE", no_wrap=True)
     table.add_column("CPU%", justify="right", no_wrap=True)
     table.add_column("CPU s", justify="right", no_wrap=True)
     table.add_column("NOTES", no_wrap=True)
-    table.add_column("WHERE", no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column("WHERE")
     for thread in listing.threads:
         table.add_row(
             str(thread.tid),
-            f"{thread.ident:#x}" if thread.ident is not None else "-",
-            _plain(_name(thread)),
+            *([f"{thread.ident:#x}" if thread.ident is not None else "-"] if with_ident else []),
+            _cut(_name(thread)),
             _state(thread),
             f"{thread.cpu_percent:.0f}" if thread.cpu_percent is not None else "-",
             f"{thread.cpu_seconds:.1f}",
             " ".join(_notes(thread)),
-            _plain(_where(thread, shorten=console.is_terminal)),
+            _cut(_where(thread, shorten=console.is_terminal)),
             style=None if thread.python else "dim",
         )
     if console.is_terminal:
@@ -141,8 +153,16 @@ def print_error(error: ThreadsurgeonError) -> None:
 
 def _plain(text: str) -> str:
     """Return text from the target as text: no markup, no line breaks, nothing that a terminal would obey."""
-    shown = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
-    return escape(shown)
+    return escape(_printable(text))
+
+
+def _cut(text: str) -> Text:
+    """Return text from the target as one line, cut where it does not fit."""
+    return Text(_printable(text), no_wrap=True, overflow="ellipsis")
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 def _print_facts(console: Console, facts: Iterable[tuple[str, str]]) -> None:
