@@ -1,7 +1,7 @@
 """Keeps the kernel's perf events switched on, so that setting a hardware breakpoint does not wait for switching them on.
 
-A hardware breakpoint is a perf event. The first one on a machine makes the kernel wait for an RCU grace period (account_event in
-kernel/events/core.c), some 10 ms: too long for a thread that is stopped meanwhile, perhaps holding the GIL.
+A hardware breakpoint is a perf event. The first one on a machine makes the kernel wait for an RCU grace period
+(account_event in kernel/events/core.c), some 10 ms: too long for a thread that is stopped, perhaps holding the GIL.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from contextlib import contextmanager
 
 _PERF_EVENT_OPEN = 298  # x86-64
 _FLAG_CLOEXEC = 8
-# struct perf_event_attr, first version: PERF_TYPE_SOFTWARE, its size, PERF_COUNT_SW_DUMMY; disabled, exclude_kernel, exclude_hv.
+# struct perf_event_attr, first version: PERF_TYPE_SOFTWARE, its size, PERF_COUNT_SW_DUMMY; disabled, without kernel and
+# hypervisor, which needs no privilege.
 _DUMMY_EVENT = struct.pack("<IIQQQQQ", 1, 64, 9, 0, 0, 0, 1 | 1 << 5 | 1 << 6).ljust(64, b"\0")
 
 _libc = ctypes.CDLL(None, use_errno=True)
