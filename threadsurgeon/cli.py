@@ -19,6 +19,7 @@ from threadsurgeon.errors import ThreadsurgeonError
 if TYPE_CHECKING:
     from threadsurgeon.model import Listing, Plan, Report, Thread
 
+PID = click.IntRange(min=1, max=2**31 - 1)  # pid_t: no path in /proc is too long for it
 SORT_KEYS = {
     "tid": lambda thread: (not thread.main, thread.tid),
     "cpu": lambda thread: (-(thread.cpu_percent or 0.0), -thread.cpu_seconds),
@@ -54,7 +55,7 @@ def cli(verbose: int) -> None:
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 pid_option = click.option(
-    "--pid", "-p", type=click.IntRange(min=1), help="The process, where THREAD is a Python ident or a thread's name."
+    "--pid", "-p", type=PID, help="The process, where THREAD is a Python ident or a thread's name."
 )
 exception_option = click.option(
     "--exception",
@@ -66,7 +67,7 @@ dry_run_option = click.option("--dry-run", is_flag=True, help="Only say what wou
 
 
 @cli.command("list")
-@click.argument("pid", type=click.IntRange(min=1))
+@click.argument("pid", type=PID)
 @click.option("--stacks", is_flag=True, help="Show the whole stack of each thread.")
 @click.option("--sort", type=click.Choice(list(SORT_KEYS)), default="tid", show_default=True)
 @json_option
@@ -152,7 +153,7 @@ def kill(
 
 
 @cli.command()
-@click.argument("pid", type=click.IntRange(min=1))
+@click.argument("pid", type=PID)
 def attach(pid: int) -> None:
     """List the threads of process PID, and on a terminal take commands: list, stack, cancel, kill, quit."""
     _show_listing(threadsurgeon.list_threads(pid), stacks=False, as_json=False)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import os
-import sys
 from collections.abc import Iterable
 
 from rich.console import Console
@@ -30,9 +28,6 @@ _OUTCOME_STYLES = {
 
 def make_console(*, stderr: bool = False) -> Console:
     """Return a console for this terminal, or for a pipe."""
-    stream = sys.stderr if stderr else sys.stdout
-    if isinstance(stream, io.TextIOWrapper):
-        stream.reconfigure(errors="backslashreplace")  # a terminal that knows ASCII only shows \u03a9, and no traceback
     # A name such as :warning: is a name.
     console = Console(stderr=stderr, highlight=False, emoji=False)
     if not console.is_terminal:
