@@ -237,16 +237,6 @@ def test_plan_says_that_nothing_was_touched(piped):
         assert fact in text
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
-def test_terminal_that_knows_few_characters_gets_those(monkeypatch, encoding):
-    """A name that it cannot show is no traceback."""
-    buffer = io.BytesIO()
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(buffer, encoding=encoding, write_through=True))
-    print_listing(make_console(), named("Ω😀"), stacks=False)
-
-    assert b"4712" in buffer.getvalue()
-
-
 def test_any_console_will_do():
     """As a program that uses us may make one."""
     console = Console(width=80, force_terminal=True, file=io.StringIO())
