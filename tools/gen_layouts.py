@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -247,8 +247,8 @@ def measure(headers: Headers, *, debug: bool, free_threaded: bool) -> Row:
         if struct is None:
             row[name] = None
             continue
-        expressions += (_expression(struct, field.name) for field in fields(section))
-        row[name] = (0,) * len(fields(section))
+        expressions += (_expression(struct, field) for field in section._fields)
+        row[name] = (0,) * len(section._fields)
     values = iter(_run(headers, expressions, debug=debug, free_threaded=free_threaded))
     return {name: None if blank is None else tuple(next(values) for _ in blank) for name, blank in row.items()}
 

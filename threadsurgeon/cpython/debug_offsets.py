@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from threadsurgeon.cpython.layout import Layout, find_layout
+from threadsurgeon.cpython.layout import SECTIONS, Layout, find_layout
 from threadsurgeon.errors import UnsupportedPython
 from threadsurgeon.linux.memory import Memory
 
@@ -131,7 +131,7 @@ def read_debug_offsets(memory: Memory, runtime_address: int, *, debug: bool) -> 
     for name, values in _read_sections(memory, runtime_address + _HEAD.size, table).items():
         ours = getattr(table, name)
         differs += [f"{name}.{field}" for field in values if field != "size" and values[field] != getattr(ours, field)]
-        layout = replace(layout, **{name: replace(ours, **values)})
+        layout = layout._replace(**{name: ours._replace(**values)})
     return DebugOffsets(version, layout, tuple(differs))
 
 
@@ -153,7 +153,7 @@ def _read_sections(memory: Memory, address: int, table: Layout) -> dict[str, dic
     if "debugger_support" in said:
         said["thread_state"]["eval_breaker"] = said["debugger_support"]["eval_breaker"]
 
-    sections = [section.name for section in fields(Layout) if section.name in said]
+    sections = [name for name in SECTIONS if name in said]
     return {name: _check_section(name, said[name], getattr(table, name)) for name in sections}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from threadsurgeon.cpython.layout import Layout
 from threadsurgeon.cpython.line_numbers import find_line
@@ -24,8 +24,7 @@ _pointer = struct.Struct("<Q").unpack_from
 _signed32 = struct.Struct("<i").unpack_from
 
 
-@dataclass(frozen=True, slots=True)
-class RawFrame:
+class RawFrame(NamedTuple):
     """A frame as addresses: itself, its code object, and where it stands (see ``FrameReader._offset``)."""
 
     address: int
@@ -33,8 +32,7 @@ class RawFrame:
     instruction: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Code:
+class _Code(NamedTuple):
     name: str
     file: str
     first_line: int

@@ -6,7 +6,7 @@ Everything read is untrusted: sizes are bounded, text is decoded with replacemen
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from threadsurgeon.cpython.layout import Layout
 from threadsurgeon.cpython.reading import Walk
@@ -31,8 +31,7 @@ _unsigned32 = struct.Struct("<I").unpack_from
 Entries = list[tuple[int, int]]
 
 
-@dataclass(frozen=True, slots=True)
-class _Type:
+class _Type(NamedTuple):
     """What an instance's type says about where its attributes are."""
 
     flags: int

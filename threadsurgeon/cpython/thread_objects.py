@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from threadsurgeon.cpython.objects import ObjectReader
 from threadsurgeon.cpython.reading import Walk, walk_alone, walk_together
@@ -13,8 +13,7 @@ from threadsurgeon.linux.memory import BadAddress, Memory
 _pointer = struct.Struct("<Q").unpack_from
 
 
-@dataclass(frozen=True, slots=True)
-class ThreadObject:
+class ThreadObject(NamedTuple):
     """A ``threading.Thread``: its name and whether it is a daemon."""
 
     name: str | None

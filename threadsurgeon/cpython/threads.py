@@ -6,7 +6,7 @@ The target runs meanwhile: every walk is bounded, checked, and begun again when 
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from threadsurgeon.cpython.layout import GilRuntimeState
 from threadsurgeon.cpython.runtime import Runtime
@@ -22,8 +22,7 @@ _signed = struct.Struct("<q").unpack_from
 _signed32 = struct.Struct("<i").unpack_from
 
 
-@dataclass(frozen=True, slots=True)
-class Interpreter:
+class Interpreter(NamedTuple):
     """A ``PyInterpreterState``. ``gil`` is the address of the ``struct _gil_runtime_state`` that its threads share."""
 
     address: int
@@ -32,8 +31,7 @@ class Interpreter:
     modules: int
 
 
-@dataclass(frozen=True, slots=True)
-class ThreadState:
+class ThreadState(NamedTuple):
     """A ``PyThreadState``. ``native_thread_id`` is the TID that the target itself sees; None before 3.11."""
 
     address: int
@@ -43,8 +41,7 @@ class ThreadState:
     content: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Gil:
+class Gil(NamedTuple):
     """A GIL at one moment. ``holder`` is the thread state that holds it, 0 while it is free."""
 
     address: int

@@ -10,7 +10,7 @@ import mmap
 import os
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 PT_LOAD, PT_DYNAMIC, PT_NOTE = 1, 2, 4
 DT_HASH, DT_STRTAB, DT_SYMTAB, DT_GNU_HASH = 4, 5, 6, 0x6FFFFEF5
@@ -26,8 +26,7 @@ class NotElf(ValueError):
     """The file is not a 64-bit little-endian ELF file that we can read."""
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """A program header: ``type``, file offset, virtual address, sizes in the file and in memory, flags."""
 
     type: int

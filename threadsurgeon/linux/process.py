@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from threadsurgeon.errors import NoSuchProcess, NoSuchThread, PermissionDenied
 
@@ -31,8 +31,7 @@ STATES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(NamedTuple):
     """One OS thread as ``/proc/PID/task/TID/stat`` shows it. ``start_time`` in clock ticks since boot."""
 
     tid: int
@@ -42,8 +41,7 @@ class Task:
     cpu_seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(NamedTuple):
     """What ``/proc/PID/status`` says, as far as we need it."""
 
     name: str
@@ -61,8 +59,7 @@ class Status:
         return self.namespace_pids[-1]
 
 
-@dataclass(frozen=True, slots=True)
-class SystemCall:
+class SystemCall(NamedTuple):
     """The system call a task sits in, with its six arguments (proc_pid_syscall(5))."""
 
     number: int
