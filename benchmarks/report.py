@@ -33,7 +33,7 @@ What differs besides the time: py-spy and pystack only list threads. gdb, memray
 to the whole process costs: gdb attaches and leaves again, pyrasite runs a script that does next to nothing, memray
 starts to track allocations. None of them ends a thread.
 
-pyrasite and memray need a gdb that can call functions on the machine: gdb 13.1 cannot on CPUs with AMX ("Couldn't
+pyrasite and memray need a gdb that can call functions on the machine: gdb 13.1 cannot on some ("Couldn't
 write extended state status"), pyrasite's script then does not run, and `memray attach` ended its target; gdb 17.2 can.
 `threadsurgeon` makes no such calls, and works with either.
 

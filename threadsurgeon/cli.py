@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import signal
 import sys
 from collections.abc import Iterator
@@ -49,8 +48,11 @@ def cli(verbose: int) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a name that the terminal's encoding lacks is no reason to fail
             stream.reconfigure(errors="backslashreplace")
-    level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
-    logging.basicConfig(level=level, format="%(name)s: %(message)s")
+    if verbose:
+        import logging
+
+        level = logging.INFO if verbose == 1 else logging.DEBUG
+        logging.basicConfig(level=level, format="%(relativeCreated)7.1f ms %(name)s: %(message)s")
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

@@ -126,7 +126,7 @@ def print_report(console: Console, report: Report) -> None:
         console,
         [
             ("seen", report.detail),
-            ("raised", report.exception),
+            ("exception", report.exception),
             ("by", tried),
             ("stopped", f"{report.stopped_seconds * 1000:.1f} ms, this thread only; no other thread was stopped"),
             ("proof of life", "; ".join(report.evidence)),
