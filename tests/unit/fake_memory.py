@@ -6,11 +6,15 @@ from threadsurgeon.linux.memory import BadAddress
 
 
 class FakeMemory:
-    """Segments of bytes; everything else is not mapped. Counts the calls, as each would be a system call."""
+    """Segments of bytes; everything else is not mapped.
+
+    Counts the calls, as each would be a system call, and knows the largest size asked for, as that would be allocated.
+    """
 
     def __init__(self, segments=None):
         self.segments = {address: bytearray(content) for address, content in (segments or {}).items()}
         self.calls = 0
+        self.largest = 0
 
     def write(self, address, content):
         """Map the bytes at the address, or change them where it is mapped."""
@@ -35,6 +39,7 @@ class FakeMemory:
         return [self._find(address, size) for address, size in ranges]
 
     def _find(self, address, size):
+        self.largest = max(self.largest, size)
         if size <= 0:
             return None
         for start, segment in self.segments.items():

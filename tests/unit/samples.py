@@ -156,8 +156,9 @@ def instances():
 
 
 def attributes_of(one):
-    found = getattr(one, "__dict__", {})
-    return {name: id(found[name]) for name in found if name in ("name", "other", "extra", "third", "more", "dumps")}
+    # Not by its __dict__: that would make one, and move the attributes there.
+    names = ("name", "other", "extra", "third", "more", "dumps")
+    return {name: id(getattr(one, name)) for name in names if hasattr(one, name) and not hasattr(type(one), name)}
 
 
 def all_code(code):

@@ -198,7 +198,7 @@ def test_terminal_that_knows_few_characters_gets_those(calls, encoding, more):
 def python(*arguments, **environment):
     return subprocess.run(
         [sys.executable, *arguments],
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), **environment},
         capture_output=True,
         text=True,
         timeout=60,

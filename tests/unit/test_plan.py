@@ -102,6 +102,7 @@ def test_process_that_shuts_down_is_refused(kernel, minor):
     [
         ({"tracer": 99}, r"traced by process 99 \(gdb\)", "end that tracer first"),
         ({"tracer": 99, "state": "t"}, r"traced by process 99 \(gdb\)", "end that tracer first"),
+        ({"state": "t"}, "process 4711 is stopped", "let it continue first: kill -CONT 4711"),
         ({"state": "T"}, "process 4711 is stopped", "let it continue first: kill -CONT 4711"),
         ({"state": "D"}, r"device or disk \(state D\)", None),
     ],
