@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -50,6 +51,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     names = marker.args if marker else tuple(all_behaviours())
     pairs = [(p, all_behaviours()[name]) for p in pythons for name in names if all_behaviours()[name].runs_on(p)]
     metafunc.parametrize(("python", "behaviour"), pairs, ids=[f"{b.name}-{p.name}" for p, b in pairs])
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c_is_heard() -> None:
+    """A shell lets what it starts in the background ignore SIGINT, and so do its children: some tests send one."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
