@@ -131,6 +131,9 @@ def structs(minor: int, *, free_threaded: bool) -> dict[str, Struct | None]:
                 "ceval_gil_drop_request": until(8, "ceval.gil_drop_request"),
                 "ceval_signals_pending": until(12, "ceval.signals_pending"),
                 "ceval_pending_mainthread_calls_to_do": between(12, 12, "ceval.pending_mainthread.calls_to_do"),
+                "bytes_empty": since(
+                    11, ("static_objects" if minor >= 12 else "global_objects") + ".singletons.bytes_empty"
+                ),
             },
         ),
         "gil_runtime_state": Struct("struct _gil_runtime_state", {}),
@@ -156,6 +159,7 @@ def structs(minor: int, *, free_threaded: bool) -> dict[str, Struct | None]:
                 "frame": until(10, "frame"),
                 "cframe": between(11, 12, "cframe"),  # 3.10 has one too, which holds use_tracing only
                 "current_frame": since(13, "current_frame"),
+                "datastack_chunk": since(11, "datastack_chunk"),
             },
         ),
         "cframe": Struct("_PyCFrame", {}) if 11 <= minor <= 12 else None,
@@ -178,6 +182,8 @@ def structs(minor: int, *, free_threaded: bool) -> dict[str, Struct | None]:
                 "linetable": "co_linetable" if minor >= 10 else "co_lnotab",
                 "firstlineno": "co_firstlineno",
                 "co_code_adaptive": since(11, "co_code_adaptive"),
+                "co_exceptiontable": since(11, "co_exceptiontable"),
+                "co_nlocalsplus": since(11, "co_nlocalsplus"),
             },
         ),
         # Free-threaded: the count of the owning thread; the other threads have another one (PEP 703).

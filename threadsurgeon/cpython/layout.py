@@ -26,6 +26,7 @@ class RuntimeState(NamedTuple):
     ceval_gil_drop_request: int | None  # 3.8
     ceval_signals_pending: int | None  # 3.8 to 3.12
     ceval_pending_mainthread_calls_to_do: int | None  # 3.12
+    bytes_empty: int | None  # 3.11 on: the object b"", static
 
 
 class GilRuntimeState(NamedTuple):
@@ -69,6 +70,8 @@ class ThreadState(NamedTuple):
     frame: int | None  # 3.8 to 3.10: PyFrameObject *
     cframe: int | None  # 3.11, 3.12: _PyCFrame *
     current_frame: int | None  # 3.13 on: _PyInterpreterFrame *
+    exc_info: int  # _PyErr_StackItem *: the exception being handled
+    datastack_chunk: int | None  # 3.11 on: where frames live
 
 
 class CFrame(NamedTuple):
@@ -85,6 +88,8 @@ class FrameObject(NamedTuple):
     f_code: int
     f_lasti: int  # 3.10: in instructions of two bytes; before that in bytes
     f_localsplus: int
+    f_iblock: int  # number of blocks in f_blockstack, int
+    f_blockstack: int  # PyTryBlock[]
 
 
 class InterpreterFrame(NamedTuple):
@@ -96,6 +101,7 @@ class InterpreterFrame(NamedTuple):
     instr_ptr: int  # 3.11, 3.12: prev_instr
     localsplus: int
     owner: int
+    frame_obj: int  # its PyFrameObject, once there is one
 
 
 class CodeObject(NamedTuple):
@@ -108,6 +114,8 @@ class CodeObject(NamedTuple):
     linetable: int  # 3.8, 3.9: co_lnotab
     firstlineno: int
     co_code_adaptive: int | None  # 3.11 on
+    co_exceptiontable: int | None  # 3.11 on
+    co_nlocalsplus: int | None  # 3.11 on, int
 
 
 class PyObject(NamedTuple):
