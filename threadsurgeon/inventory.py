@@ -23,7 +23,15 @@ from threadsurgeon.cpython.threads import (
     read_main_ident,
     read_thread_state,
 )
-from threadsurgeon.errors import NativeThread, NoSuchProcess, NoSuchThread, NotPython, PermissionDenied, UnsupportedPython
+from threadsurgeon.errors import (
+    NativeThread,
+    NoSuchProcess,
+    NoSuchThread,
+    NotPython,
+    PermissionDenied,
+    UnreadableTarget,
+    UnsupportedPython,
+)
 from threadsurgeon.linux.mappings import iterate_images
 from threadsurgeon.linux.memory import BadAddress, ProcessMemory
 from threadsurgeon.linux.process import (
@@ -105,6 +113,13 @@ class Target:
             NoSuchProcess: it ended meanwhile.
             UnreadableTarget: its structures changed under every try to read them.
         """
+        try:
+            return self._list_threads()
+        except BadAddress as error:
+            self.check_is_same()
+            raise UnreadableTarget(f"process {self.pid} became another program while it was read: {error}") from None
+
+    def _list_threads(self) -> Listing:
         clock = CpuClock(self.pid, list_tids(self.pid))
         interpreters, states, tids = self._list_states()
         stacks = self._read_stacks(states)

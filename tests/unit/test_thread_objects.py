@@ -88,12 +88,12 @@ def test_thread_without_the_attributes_is_known_without_them(heap, fake):
     assert read(heap, fake.interpreter()) == {5: ThreadObject(None, None), 6: ThreadObject("named", None)}
 
 
-def test_unreadable_thread_is_left_out(heap, fake):
-    """Only that one."""
+def test_unreadable_name_is_left_out(heap, fake):
+    """Only the name, not what else is known of the thread."""
     fake.thread(5, "good", True)
     fake.thread(6, 0xDEAD0000, True)
 
-    assert read(heap, fake.interpreter()) == {5: ThreadObject("good", True)}
+    assert read(heap, fake.interpreter()) == {5: ThreadObject("good", True), 6: ThreadObject(None, True)}
 
 
 @pytest.mark.parametrize("names", [{"name": "threadin"}, {"active": "_activ"}])

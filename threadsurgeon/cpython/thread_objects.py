@@ -66,6 +66,9 @@ def _read_thread(objects: ObjectReader, address: int, true_address: int) -> Walk
     attributes = yield from objects.read_attributes(address, "_name", "_daemonic")
     name = None
     if "_name" in attributes:
-        name = yield from objects.read_str(attributes["_name"])
+        try:
+            name = yield from objects.read_str(attributes["_name"])
+        except BadAddress:
+            pass  # changed under us, or an instance of a subclass of str
     daemon = attributes["_daemonic"] == true_address if "_daemonic" in attributes else None
     return ThreadObject(name, daemon)

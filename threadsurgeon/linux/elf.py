@@ -12,10 +12,11 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-PT_LOAD, PT_DYNAMIC, PT_NOTE = 1, 2, 4
+PT_LOAD, PT_DYNAMIC, PT_NOTE, PT_GNU_EH_FRAME = 1, 2, 4, 0x6474E550
 DT_HASH, DT_STRTAB, DT_SYMTAB, DT_GNU_HASH = 4, 5, 6, 0x6FFFFEF5
 NT_GNU_BUILD_ID = 3
 SHN_UNDEF = 0
+STT_FUNC, STT_GNU_IFUNC = 2, 10
 PAGE = mmap.PAGESIZE
 
 # What following an offset to outside of the file raises; OverflowError where it does not even fit an index.
@@ -123,6 +124,47 @@ class ElfFile:
         except (*_OUTSIDE, KeyError, NotElf):
             pass  # a damaged table: as good as no symbol
         return None
+
+    def functions(self) -> dict[int, str]:
+        """Return the defined dynamic symbols that are code, by address; of several at one address any."""
+        functions: dict[int, str] = {}
+        try:
+            count = self._count_symbols()
+            table = self._offset(self._dynamic[DT_SYMTAB])
+            strings = self._offset(self._dynamic[DT_STRTAB])
+            entries = struct.iter_unpack("<IBBHQQ", self._data[table : table + count * 24])
+            for name_offset, info, _, section, value, _ in entries:
+                if section != SHN_UNDEF and info & 15 in (STT_FUNC, STT_GNU_IFUNC):
+                    start = strings + name_offset
+                    functions[value] = self._data[start : self._data.find(b"\0", start)].decode(errors="replace")
+        except (*_OUTSIDE, KeyError, NotElf):
+            pass  # a damaged table: what was found until then
+        return functions
+
+    def _count_symbols(self) -> int:
+        """Return how many dynamic symbols there are: only the hash tables tell."""
+        if DT_GNU_HASH not in self._dynamic:
+            table = self._offset(self._dynamic[DT_HASH])
+            return int(struct.unpack_from("<II", self._data, table)[1])
+        table = self._offset(self._dynamic[DT_GNU_HASH])
+        buckets, first, bloom, _ = struct.unpack_from("<IIII", self._data, table)
+        bucket_table = table + 16 + bloom * 8
+        last = max(struct.unpack_from(f"<{buckets}I", self._data, bucket_table), default=0)
+        if last < first:
+            return first
+        chain = bucket_table + buckets * 4 + (last - first) * 4
+        while not struct.unpack_from("<I", self._data, chain)[0] & 1:
+            last, chain = last + 1, chain + 4
+        return last + 1
+
+    def content(self, address: int, size: int) -> bytes:
+        """Return bytes of the file by their address; fewer where the file holds fewer.
+
+        Raises:
+            NotElf: the address is in no segment.
+        """
+        offset = self._offset(address)
+        return self._data[offset : offset + size]
 
     def _offset(self, address: int) -> int:
         for segment in self.loads:
