@@ -14,15 +14,9 @@ import gdb
 from .call import call_then_return
 from .command import command
 from .guard import attached, hardware_breakpoints, select_thread
-from .machine import read_number, read_register, write_register
+from .machine import read_register
+from .system_call import interrupt_system_call
 from .victim import Victim
-
-EINTR = 4
-# What the kernel leaves in rax when it has interrupted a system call that waits: ERESTARTSYS, ERESTARTNOHAND and
-# ERESTART_RESTARTBLOCK (linux/errno.h), or EINTR itself. Not ERESTARTNOINTR (513): calls that may never return EINTR, such as
-# the futex of a priority-inheriting mutex, upon which glibc aborts the process.
-INTERRUPTED = (-512, -514, -516, -EINTR)
-SYSCALL_INSTRUCTION = 0x050F  # 0f 05
 
 
 class Armed:
@@ -76,7 +70,7 @@ def arm(*, victim: dict[str, Any], functions: dict[str, int], also_pending: bool
         armed.undo.enter_context(attached(armed.victim.tid))
         armed.victim.check()
         armed.previous = armed.victim.set_pending() if also_pending else armed.victim.pending()
-        armed.in_system_call = _interrupt_system_call()
+        armed.in_system_call = interrupt_system_call()
         armed.undo.enter_context(hardware_breakpoints(list(armed.functions)))
         gdb.events.stop.connect(armed.on_stop)
         armed.undo.callback(gdb.events.stop.disconnect, armed.on_stop)
@@ -85,17 +79,6 @@ def arm(*, victim: dict[str, Any], functions: dict[str, int], also_pending: bool
         armed.undo = armed.undo.pop_all()  # all went well: stay attached, and leave it to "strike" to undo
         _armed = armed
     return {}
-
-
-def _interrupt_system_call() -> bool:
-    """Make a system call that is still waiting return EINTR. One that has a result keeps it: data would be lost."""
-    if read_register("orig_rax") < 0 or read_register("rax") not in INTERRUPTED:
-        return False
-    if read_number(read_register("rip") - 2, 2) != SYSCALL_INSTRUCTION:
-        return False
-    write_register("rax", -EINTR)
-    write_register("orig_rax", -1)  # the kernel shall not start it again
-    return True
 
 
 @command("-ts-strike")
