@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from threadsurgeon.linux.elf import PT_GNU_EH_FRAME, ElfFile, NotElf
 
-# Pointer encodings: DW_EH_PE_*. The low four bits are the format, the next three what it is relative to, the top one "indirect".
+# DW_EH_PE_*: the low four bits are the format, the next three what it is relative to, the top one "indirect".
 _OMIT, _INDIRECT, _RELATIVE_TO_HERE, _RELATIVE_TO_TABLE = 0xFF, 0x80, 0x10, 0x30
 _FORMATS = {0x0: "<Q", 0x2: "<H", 0x3: "<I", 0x4: "<Q", 0x9: "<q", 0xA: "<h", 0xB: "<i", 0xC: "<q"}
 _TABLE_ENCODING = 0x3B  # relative to the table, signed 32 bits: the only one that linkers write

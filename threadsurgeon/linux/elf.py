@@ -145,17 +145,18 @@ class ElfFile:
         """Return how many dynamic symbols there are: only the hash tables tell."""
         if DT_GNU_HASH not in self._dynamic:
             table = self._offset(self._dynamic[DT_HASH])
-            return int(struct.unpack_from("<II", self._data, table)[1])
+            _, chains = struct.unpack_from("<II", self._data, table)
+            return int(chains)
         table = self._offset(self._dynamic[DT_GNU_HASH])
         buckets, first, bloom, _ = struct.unpack_from("<IIII", self._data, table)
         bucket_table = table + 16 + bloom * 8
         last = max(struct.unpack_from(f"<{buckets}I", self._data, bucket_table), default=0)
         if last < first:
-            return first
+            return int(first)
         chain = bucket_table + buckets * 4 + (last - first) * 4
         while not struct.unpack_from("<I", self._data, chain)[0] & 1:
             last, chain = last + 1, chain + 4
-        return last + 1
+        return int(last + 1)
 
     def content(self, address: int, size: int) -> bytes:
         """Return bytes of the file by their address; fewer where the file holds fewer.

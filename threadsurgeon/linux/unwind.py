@@ -65,7 +65,7 @@ class NativeFrame:
 
 
 class CodeMap:
-    """Finds the unwind information for any address in a process. Made before the thread is stopped: reading files takes time."""
+    """Finds the unwind information for any address in a process. Made before a stop: opening files takes time."""
 
     def __init__(self, images: Iterable[Image]) -> None:
         ranges = []
