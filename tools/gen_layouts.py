@@ -41,10 +41,11 @@ class Key(NamedTuple):
 class Struct:
     """A section of the layout in C: the type, and the members that are not called as the layout's field is.
 
-    A member that the version does not have is None; a struct that no header shows has numbers as members.
+    A member that the version does not have is None; a struct that no header shows has numbers as members. Without a type the
+    members are constants.
     """
 
-    c_type: str
+    c_type: str | None
     members: dict[str, str | int | None]
 
 
@@ -65,6 +66,7 @@ _PREAMBLE = """
 #include <stdio.h>
 #include "Python.h"
 #include "frameobject.h"
+#include "opcode.h"
 #include "internal/pycore_gil.h"
 #if PY_VERSION_HEX < 0x03090000
 #  include "internal/pycore_pystate.h"
@@ -184,6 +186,7 @@ def structs(minor: int, *, free_threaded: bool) -> dict[str, Struct | None]:
                 "co_code_adaptive": since(11, "co_code_adaptive"),
                 "co_exceptiontable": since(11, "co_exceptiontable"),
                 "co_nlocalsplus": since(11, "co_nlocalsplus"),
+                "co_code": until(10, "co_code"),
             },
         ),
         # Free-threaded: the count of the owning thread; the other threads have another one (PEP 703).
@@ -209,6 +212,18 @@ def structs(minor: int, *, free_threaded: bool) -> dict[str, Struct | None]:
         "dict_keys": Struct("struct _dictkeysobject", {"dk_size": None}) if minor >= 11 else _DICT_KEYS_BEFORE_311,
         "dict_values": Struct("struct _dictvalues", {}) if minor >= 11 else _DICT_VALUES_BEFORE_311,
         "module_object": Struct("PyModuleObject", {}) if minor >= 10 else _MODULE_BEFORE_310,
+        "method_object": Struct("PyMethodObject", {}),
+        "cfunction_object": Struct("PyCFunctionObject", {}),
+        "gen_object": Struct("PyGenObject", {"gi_frame": until(10, "gi_frame"), "gi_iframe": since(11, "gi_iframe")}),
+        "exception_item": Struct("_PyErr_StackItem", {}),
+        "opcodes": Struct(
+            None,
+            {
+                "with_except_start": "WITH_EXCEPT_START" if minor >= 9 else "WITH_CLEANUP_START",
+                "push_exc_info": since(11, "PUSH_EXC_INFO"),
+                "copy": since(11, "COPY"),
+            },
+        ),
     }
 
 
@@ -264,7 +279,7 @@ def _expression(struct: Struct, field: str) -> str:
     member = struct.members.get(field, f"sizeof({struct.c_type})" if field == "size" else field)
     if member is None:
         return "-1"
-    if isinstance(member, int) or member.startswith("sizeof("):
+    if struct.c_type is None or isinstance(member, int) or member.startswith("sizeof("):
         return str(member)
     return f"offsetof({struct.c_type}, {member})"
 

@@ -88,6 +88,7 @@ class FrameObject(NamedTuple):
     f_code: int
     f_lasti: int  # 3.10: in instructions of two bytes; before that in bytes
     f_localsplus: int
+    f_valuestack: int
     f_iblock: int  # number of blocks in f_blockstack, int
     f_blockstack: int  # PyTryBlock[]
 
@@ -116,6 +117,8 @@ class CodeObject(NamedTuple):
     co_code_adaptive: int | None  # 3.11 on
     co_exceptiontable: int | None  # 3.11 on
     co_nlocalsplus: int | None  # 3.11 on, int
+    co_stacksize: int
+    co_code: int | None  # 3.8 to 3.10: bytes
 
 
 class PyObject(NamedTuple):
@@ -135,6 +138,8 @@ class TypeObject(NamedTuple):
     tp_itemsize: int
     tp_flags: int
     tp_dictoffset: int
+    tp_base: int
+    tp_dict: int
 
 
 class HeapTypeObject(NamedTuple):
@@ -199,6 +204,45 @@ class ModuleObject(NamedTuple):
     md_dict: int
 
 
+class MethodObject(NamedTuple):
+    """``PyMethodObject``: a bound method."""
+
+    size: int
+    im_func: int
+    im_self: int
+
+
+class CFunctionObject(NamedTuple):
+    """``PyCFunctionObject``: a function or bound method written in C."""
+
+    size: int
+    m_ml: int  # PyMethodDef *, whose first field is the name
+    m_self: int
+
+
+class GenObject(NamedTuple):
+    """``PyGenObject``."""
+
+    size: int
+    gi_frame: int | None  # 3.8 to 3.10: PyFrameObject *
+    gi_iframe: int | None  # 3.11 on: _PyInterpreterFrame, embedded
+
+
+class ExceptionItem(NamedTuple):
+    """``_PyErr_StackItem``."""
+
+    exc_value: int
+    previous_item: int
+
+
+class Opcodes(NamedTuple):
+    """Numbers of the instructions that exception handlers begin with."""
+
+    with_except_start: int  # 3.8: WITH_CLEANUP_START
+    push_exc_info: int | None  # 3.11 on
+    copy: int | None  # 3.11 on
+
+
 class Layout(NamedTuple):
     """All offsets for one version and kind of build."""
 
@@ -223,6 +267,11 @@ class Layout(NamedTuple):
     dict_keys: DictKeys
     dict_values: DictValues
     module_object: ModuleObject
+    method_object: MethodObject
+    cfunction_object: CFunctionObject
+    gen_object: GenObject
+    exception_item: ExceptionItem
+    opcodes: Opcodes
 
 
 Row: TypeAlias = "dict[str, tuple[int | None, ...] | None]"
@@ -247,6 +296,11 @@ SECTIONS: dict[str, type[Any]] = {
     "dict_keys": DictKeys,
     "dict_values": DictValues,
     "module_object": ModuleObject,
+    "method_object": MethodObject,
+    "cfunction_object": CFunctionObject,
+    "gen_object": GenObject,
+    "exception_item": ExceptionItem,
+    "opcodes": Opcodes,
 }
 
 
