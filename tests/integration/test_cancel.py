@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("gdb")
 def test_cancel_ends_the_thread_and_nothing_else(python: Python, behaviour: Behaviour, stuck: Start) -> None:
     """The outcome is the declared one, ``finally`` ran, locks are free, nobody else noticed, the process ends well."""
     victim = stuck(python, behaviour)
-    report = cancel(victim, timeout=TIMEOUT if not behaviour.expected_lto else TIMEOUT / 4)
+    report = cancel(victim, timeout=TIMEOUT if not behaviour.may_stay else TIMEOUT / 4)
 
     outcome = report.outcome.value
     assert behaviour.expects(python, report.technique, outcome), f"{report.technique}: {outcome}: {report.detail}"

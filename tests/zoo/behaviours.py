@@ -50,6 +50,11 @@ class Behaviour:
         return set(self.expected.values())
 
     @property
+    def may_stay(self) -> bool:
+        """``cancel`` does not reach it, at least on some builds: no use in waiting long."""
+        return "pending" in {*self.outcomes, *self.expected_lto.values()}
+
+    @property
     def spins(self) -> bool:
         return self.waits_in == ("running",)
 

@@ -31,6 +31,7 @@ SYSCALLS = {
     45: "recvfrom",
     61: "wait4",
     73: "flock",
+    128: "rt_sigtimedwait",
     202: "futex",
     230: "clock_nanosleep",
     232: "epoll_wait",
