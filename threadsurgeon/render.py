@@ -92,7 +92,7 @@ def print_stack(console: Console, thread: Thread) -> None:
         f"[bold]thread {thread.tid}[/] {_plain(_name(thread))}: {_state(thread)}" + (f", {notes}" if notes else "")
     )
     for frame in thread.frames:
-        console.print(f"    {_plain(str(frame))}")
+        console.print(f"    {_plain(str(frame))}", soft_wrap=True)
     if not thread.frames:
         console.print("    (no Python frames)" if thread.python else "    (no Python state: a native thread)")
 
@@ -168,7 +168,7 @@ def _print_facts(console: Console, facts: Iterable[tuple[str, str]]) -> None:
 def _print_frames(console: Console, label: str, frames: tuple[Frame, ...]) -> None:
     console.print(f"  [dim]{label}[/]")
     for frame in frames:
-        console.print(f"      {_plain(str(frame))}")
+        console.print(f"      {_plain(str(frame))}", soft_wrap=True)
 
 
 def _name(thread: Thread) -> str:
