@@ -49,10 +49,12 @@ class Prompt:
     def _run(self, words: list[str]) -> None:
         name, *arguments = words
         if name == "list":
-            arguments.append(self._pid)
+            arguments.insert(0, self._pid)
         elif name in ("stack", "cancel", "kill"):
             arguments += ["--pid", self._pid]
         else:
+            if name not in ("help", "?"):
+                click.echo(f"Error: no such command: {name}", err=True)
             click.echo(HELP)
             return
         try:
