@@ -50,7 +50,7 @@ def find_thread(tid: int | str, *, pid: int | None = None) -> Thread:
     return Target(pid).see(tid).thread
 
 
-def plan(tid: int | str, *, pid: int | None = None, exception: str | None = None) -> Plan:
+def plan(tid: int | str, *, pid: int | None = None, exception: str | None = None, main: bool = False) -> Plan:
     """Say what ``cancel`` and ``kill`` would do to a thread, and why. The process is only looked at.
 
     Raises:
@@ -60,7 +60,7 @@ def plan(tid: int | str, *, pid: int | None = None, exception: str | None = None
     from threadsurgeon.selection import select_thread
     from threadsurgeon.surgery.operation import Operation
 
-    return Operation(*select_thread(pid, str(tid)), exception=exception).plan
+    return Operation(*select_thread(pid, str(tid)), exception=exception, allow_main=main).plan
 
 
 def cancel(
@@ -70,6 +70,7 @@ def cancel(
     exception: str | None = None,
     timeout: float = DEFAULT_TIMEOUT_SECONDS,
     leave_pending: bool = False,
+    main: bool = False,
 ) -> Report:
     """Raise an exception in one thread, interrupting what it waits for, and say what was seen afterwards.
 
@@ -79,19 +80,27 @@ def cancel(
         exception: a builtin exception's name. Default: SystemExit, or TimeoutError for a worker of a ThreadPoolExecutor.
         timeout: seconds after which the exception is taken back if the thread has not noticed it.
         leave_pending: do not take it back.
+        main: also the main thread, by SIGINT, which raises KeyboardInterrupt there.
 
     Raises:
         Refused: it would harm.
         ThreadsurgeonError: it could not be done. The process is as it was.
     """
-    return _operate(tid, pid, exception=exception, timeout_seconds=timeout, leave_pending=leave_pending)
+    return _operate(
+        tid, pid, exception=exception, timeout_seconds=timeout, leave_pending=leave_pending, allow_main=main
+    )
 
 
 def kill(
-    tid: int | str, *, pid: int | None = None, exception: str | None = None, grace: float = DEFAULT_TIMEOUT_SECONDS
+    tid: int | str,
+    *,
+    pid: int | None = None,
+    exception: str | None = None,
+    grace: float = DEFAULT_TIMEOUT_SECONDS,
+    main: bool = False,
 ) -> Report:
     """Like ``cancel``, and raise the exception again, for ``grace`` seconds, while code in the thread catches it."""
-    return _operate(tid, pid, exception=exception, timeout_seconds=grace, repeat=True)
+    return _operate(tid, pid, exception=exception, timeout_seconds=grace, repeat=True, allow_main=main)
 
 
 def _operate(tid: int | str, pid: int | None, **options: Any) -> Report:

@@ -38,6 +38,8 @@ class _Commands(click.Group):
 
             print_error(error)
             ctx.exit(error.exit_status)
+        except KeyboardInterrupt:
+            ctx.exit(128 + signal.SIGINT)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -64,6 +66,9 @@ exception_option = click.option(
     "-e",
     metavar="NAME",
     help="The builtin exception to raise.  [default: SystemExit; TimeoutError in a pool worker]",
+)
+main_option = click.option(
+    "--main", is_flag=True, help="Also the main thread: raises KeyboardInterrupt there, by SIGINT."
 )
 dry_run_option = click.option("--dry-run", is_flag=True, help="Only say what would be done, and why.")
 
@@ -99,6 +104,7 @@ def stack(thread: str, pid: int | None, as_json: bool) -> None:
     help="Seconds after which an exception that the thread has not noticed is taken back.",
 )
 @click.option("--leave-pending", is_flag=True, help="Do not take it back: the thread raises it when it notices.")
+@main_option
 @dry_run_option
 @json_option
 def cancel(
@@ -107,6 +113,7 @@ def cancel(
     exception: str | None,
     timeout: float,
     leave_pending: bool,
+    main: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -120,11 +127,11 @@ def cancel(
     4 not noticed in time; 5 refused; 6 the process ended; 1 could not operate.
     """
     if dry_run:
-        _show_plan(threadsurgeon.plan(thread, pid=pid, exception=exception), as_json=as_json)
+        _show_plan(threadsurgeon.plan(thread, pid=pid, exception=exception, main=main), as_json=as_json)
         return
     with _orderly_end():
         report = threadsurgeon.cancel(
-            thread, pid=pid, exception=exception, timeout=timeout, leave_pending=leave_pending
+            thread, pid=pid, exception=exception, timeout=timeout, leave_pending=leave_pending, main=main
         )
     _show_report(report, as_json=as_json)
 
@@ -140,17 +147,18 @@ def cancel(
     show_default=True,
     help="Seconds for which the exception is raised again while code catches it.",
 )
+@main_option
 @dry_run_option
 @json_option
 def kill(
-    thread: str, pid: int | None, exception: str | None, grace: float, dry_run: bool, as_json: bool
+    thread: str, pid: int | None, exception: str | None, grace: float, main: bool, dry_run: bool, as_json: bool
 ) -> None:
     """Like cancel, and again while code in the thread catches the exception. Exit statuses are those of cancel."""
     if dry_run:
-        _show_plan(threadsurgeon.plan(thread, pid=pid, exception=exception), as_json=as_json)
+        _show_plan(threadsurgeon.plan(thread, pid=pid, exception=exception, main=main), as_json=as_json)
         return
     with _orderly_end():
-        report = threadsurgeon.kill(thread, pid=pid, exception=exception, grace=grace)
+        report = threadsurgeon.kill(thread, pid=pid, exception=exception, grace=grace, main=main)
     _show_report(report, as_json=as_json)
 
 
@@ -159,55 +167,77 @@ def kill(
 def attach(pid: int) -> None:
     """List the threads of process PID, and on a terminal take commands: list, stack, cancel, kill, quit."""
     _show_listing(threadsurgeon.list_threads(pid), stacks=False, as_json=False)
-    if sys.stdin.isatty() and sys.stdout.isatty():
+    if all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)):  # None: closed by our parent
         from threadsurgeon.prompt import Prompt
 
         Prompt(pid, cli).run()
 
 
 def _show_plan(plan: Plan, *, as_json: bool) -> None:
-    if as_json:
-        from threadsurgeon.schema import dump_plan
+    with _output():
+        if as_json:
+            from threadsurgeon.schema import dump_plan
 
-        click.echo(dump_plan(plan))
-    else:
-        from threadsurgeon.render import make_console, print_plan
+            click.echo(dump_plan(plan))
+        else:
+            from threadsurgeon.render import make_console, print_plan
 
-        print_plan(make_console(), plan)
+            print_plan(make_console(), plan)
 
 
 def _show_report(report: Report, *, as_json: bool) -> None:
-    if as_json:
-        from threadsurgeon.schema import dump_report
+    with _output(report.outcome.exit_status):
+        if as_json:
+            from threadsurgeon.schema import dump_report
 
-        click.echo(dump_report(report))
-    else:
-        from threadsurgeon.render import make_console, print_report
+            click.echo(dump_report(report))
+        else:
+            from threadsurgeon.render import make_console, print_report
 
-        print_report(make_console(), report)
+            print_report(make_console(), report)
     sys.exit(report.outcome.exit_status)
 
 
 def _show_listing(listing: Listing, *, stacks: bool, as_json: bool) -> None:
-    if as_json:
-        from threadsurgeon.schema import dump_listing
+    with _output():
+        if as_json:
+            from threadsurgeon.schema import dump_listing
 
-        click.echo(dump_listing(listing))
-    else:
-        from threadsurgeon.render import make_console, print_listing
+            click.echo(dump_listing(listing))
+        else:
+            from threadsurgeon.render import make_console, print_listing
 
-        print_listing(make_console(), listing, stacks=stacks)
+            print_listing(make_console(), listing, stacks=stacks)
 
 
 def _show_stack(thread: Thread, *, as_json: bool) -> None:
-    if as_json:
-        from threadsurgeon.schema import dump_thread
+    with _output():
+        if as_json:
+            from threadsurgeon.schema import dump_thread
 
-        click.echo(dump_thread(thread))
-    else:
-        from threadsurgeon.render import make_console, print_stack
+            click.echo(dump_thread(thread))
+        else:
+            from threadsurgeon.render import make_console, print_stack
 
-        print_stack(make_console(), thread)
+            print_stack(make_console(), thread)
+
+
+@contextmanager
+def _output(unread_status: int = 1) -> Iterator[None]:
+    """Write the result; where it cannot be written or nobody reads it, end without a traceback.
+
+    What was done to a thread stays done: then the exit status says how it ended.
+    """
+    try:
+        yield
+        return
+    except (BrokenPipeError, SystemExit):  # the latter is what rich makes of the former
+        pass
+    except OSError as error:
+        click.echo(f"Error: the result cannot be written: {error.strerror}", err=True)
+    # What is still in the buffer would fail again at exit.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(unread_status)
 
 
 def _sorted(listing: Listing, key: str) -> Listing:
@@ -223,7 +253,8 @@ def _orderly_end() -> Iterator[None]:
     def end(number: int, _frame: FrameType | None) -> None:
         raise SystemExit(128 + number)
 
-    numbers = (signal.SIGTERM, signal.SIGHUP)
+    # One that is ignored was meant to be: nohup.
+    numbers = [n for n in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN]
     before = [signal.signal(number, end) for number in numbers]
     try:
         yield

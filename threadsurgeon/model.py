@@ -95,8 +95,20 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True)
+class Rung:
+    """One technique that an operation may use: when it does, and what the technique may leave behind."""
+
+    technique: str
+    when: str
+    leaves_behind: str
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """What would be done to a thread and why (``--dry-run``); made by looking only."""
+    """What would be done to a thread and why (``--dry-run``); made by looking only.
+
+    ``techniques`` are tried first; ``rungs`` are all that the operation may climb to, those included.
+    """
 
     pid: int
     tid: int
@@ -109,6 +121,7 @@ class Plan:
     leaves_behind: str
     stack: tuple[Frame, ...]
     warnings: tuple[str, ...] = ()
+    rungs: tuple[Rung, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,7 +107,7 @@ def print_plan(console: Console, plan: Plan) -> None:
             ("would raise", plan.exception),
             ("by", ", then ".join(plan.techniques)),
             ("because", plan.reason),
-            ("leaves behind", plan.leaves_behind),
+            *(("leaves behind", f"{rung.technique}: {rung.leaves_behind}") for rung in plan.rungs),
             *(("warning", warning) for warning in plan.warnings),
         ],
     )

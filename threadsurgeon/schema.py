@@ -50,6 +50,10 @@ def dump_plan(plan: Plan) -> str:
             "leaves_behind": plan.leaves_behind,
             "stack": _frames(plan.stack),
             "warnings": list(plan.warnings),
+            "rungs": [
+                {"technique": rung.technique, "when": rung.when, "leaves_behind": rung.leaves_behind}
+                for rung in plan.rungs
+            ],
         }
     )
 

@@ -60,6 +60,10 @@ def run(*arguments, **options):
     return CliRunner(**options).invoke(cli, arguments, catch_exceptions=False)
 
 
+CANCEL = {"pid": None, "exception": None, "timeout": 5.0, "leave_pending": False, "main": False}
+KILL = {"pid": None, "exception": None, "grace": 5.0, "main": False}
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
@@ -67,16 +71,17 @@ def run(*arguments, **options):
         (["attach", "42"], ("list_threads", 42, {})),
         (["stack", "43"], ("find_thread", "43", {"pid": None})),
         (["stack", "a name", "-p", "42"], ("find_thread", "a name", {"pid": 42})),
-        (["cancel", "43"], ("cancel", "43", {"pid": None, "exception": None, "timeout": 5.0, "leave_pending": False})),
+        (["cancel", "43"], ("cancel", "43", CANCEL)),
         (
             ["cancel", "w", "--pid", "42", "-e", "KeyError", "--timeout", "0.5", "--leave-pending"],
-            ("cancel", "w", {"pid": 42, "exception": "KeyError", "timeout": 0.5, "leave_pending": True}),
+            ("cancel", "w", {"pid": 42, "exception": "KeyError", "timeout": 0.5, "leave_pending": True, "main": False}),
         ),
-        (["cancel", "43", "-e", ""], ("cancel", "43", {"pid": None, "exception": "", "timeout": 5.0, "leave_pending": False})),
-        (["kill", "43"], ("kill", "43", {"pid": None, "exception": None, "grace": 5.0})),
-        (["kill", "43", "--grace", "9", "-e", "OSError"], ("kill", "43", {"pid": None, "exception": "OSError", "grace": 9.0})),
-        (["cancel", "43", "--dry-run"], ("plan", "43", {"pid": None, "exception": None})),
-        (["kill", "43", "--dry-run", "-e", "KeyError"], ("plan", "43", {"pid": None, "exception": "KeyError"})),
+        (["cancel", "43", "-e", ""], ("cancel", "43", {**CANCEL, "exception": ""})),
+        (["kill", "43"], ("kill", "43", KILL)),
+        (["kill", "43", "--grace", "9", "-e", "OSError"], ("kill", "43", {**KILL, "exception": "OSError", "grace": 9.0})),
+        (["kill", "43", "--main"], ("kill", "43", {**KILL, "main": True})),
+        (["cancel", "43", "--dry-run"], ("plan", "43", {"pid": None, "exception": None, "main": False})),
+        (["kill", "43", "--dry-run", "-e", "KeyError"], ("plan", "43", {"pid": None, "exception": "KeyError", "main": False})),
     ],
 )
 @pytest.mark.parametrize("more", [[], ["--json"]])

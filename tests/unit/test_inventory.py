@@ -56,7 +56,13 @@ def test_threads_of_a_child_are_listed():
     """The main thread first; names, daemons, frames and states as the program made them."""
     with program(sys.executable, "-c", PROGRAM) as (process, tids):
         first, second = map(int, tids)
-        listing = Target(process.pid).list_threads()
+        target = Target(process.pid)
+        deadline = time.monotonic() + 20
+        while True:  # until the threads are where they wait, and no longer on their way
+            listing = target.list_threads()
+            waiting = sum(Frame("wait", "<string>", 5) in thread.frames for thread in listing.threads)
+            if time.monotonic() > deadline or (waiting == 2 and {t.state for t in listing.threads} == {"sleeping"}):
+                break
 
         assert listing.pid == process.pid
         assert [thread.tid for thread in listing.threads] == [process.pid, *sorted([first, second])]

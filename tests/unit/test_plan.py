@@ -71,7 +71,7 @@ def test_main_thread_is_refused(kernel):
     with pytest.raises(Refused, match="4712 is the main thread of process 4711") as caught:
         examine(FakeTarget(), replace(sighting("f"), thread=replace(sighting("f").thread, main=True)), None)
 
-    assert caught.value.hint.endswith("kill -INT 4711")
+    assert caught.value.hint.endswith("--main")
     assert caught.value.exit_status == 5
 
 

@@ -10,8 +10,9 @@ from threadsurgeon.inventory import Target
 from threadsurgeon.model import Frame, Outcome, Plan, Report
 from threadsurgeon.surgery.addresses import find_exception
 from threadsurgeon.surgery.delivery import Delivery, Record
+from threadsurgeon.surgery.main_thread import send_interrupt
 from threadsurgeon.surgery.plan import Doing, examine, find_doing, make_plan
-from threadsurgeon.surgery.verify import Verdict, check_life
+from threadsurgeon.surgery.verify import Verdict, Watch, check_life
 
 # `kill` repeats at most this often within its time: code that swallows again and again is not to be flooded.
 MOST_ATTEMPTS = 20
@@ -29,6 +30,7 @@ class Operation:
         timeout_seconds: float = 5.0,
         repeat: bool = False,
         leave_pending: bool = False,
+        allow_main: bool = False,
     ) -> None:
         """Look at the thread and plan. Nothing is touched yet.
 
@@ -45,7 +47,7 @@ class Operation:
             self.before = self.target.see(tid)
         except NativeThread as error:
             raise Refused(str(error), hint=error.hint) from None
-        self.examination = examine(self.target, self.before, exception)
+        self.examination = examine(self.target, self.before, exception, allow_main=allow_main)
         find_exception(self.target, self.examination.exception)
 
     @property
@@ -59,8 +61,20 @@ class Operation:
         Raises:
             ThreadsurgeonError: it could not be done. Nothing is left behind in the target.
         """
+        if self.before.thread.main:
+            return self._report(self._signal())
         session.wait_until_ready()
         return self._report(self._deliver(session, time.monotonic() + self._timeout_seconds))
+
+    def _signal(self) -> Verdict:
+        """Interrupt the main thread. A signal cannot be taken back."""
+        self._leave_pending = True
+        began = time.monotonic()
+        watch = Watch(self.target, self.before)
+        send_interrupt(self.target)
+        verdict = watch.wait_for_effect(began + self._timeout_seconds)
+        self._record.note("signal", verdict, began)
+        return verdict
 
     def _deliver(self, session: Session, deadline: float) -> Verdict:
         """Deliver the exception, again and again where that is wanted and code catches it."""

@@ -10,6 +10,8 @@ from threadsurgeon.errors import Refused, TargetBusy
 from threadsurgeon.inventory import Sighting, Target
 from threadsurgeon.linux.process import SystemCall, read_status, read_system_call
 from threadsurgeon.model import Plan, Thread
+from threadsurgeon.surgery.ladder import RUNGS
+from threadsurgeon.surgery.main_thread import check_handles_interrupt
 
 FUTEX = 202  # x86-64
 
@@ -39,6 +41,8 @@ class Examination:
     @property
     def techniques(self) -> tuple[str, ...]:
         """The techniques to try, gentlest that can reach it first."""
+        if self.sighting.thread.main:
+            return ("signal",)
         return ("interrupt",) if self.doing is Doing.IN_SYSTEM_CALL else ("raise", "interrupt")
 
 
@@ -60,7 +64,9 @@ def _is_gil_wait(target: Target, sighting: Sighting, call: SystemCall) -> bool:
     return call.number == FUTEX and gil <= call.arguments[0] < gil + target.runtime.layout.gil_runtime_state.size
 
 
-def examine(target: Target, sighting: Sighting, exception: str | None) -> Examination:
+def examine(
+    target: Target, sighting: Sighting, exception: str | None, *, allow_main: bool = False
+) -> Examination:
     """Find out what the thread does and which exception suits it.
 
     Raises:
@@ -69,11 +75,15 @@ def examine(target: Target, sighting: Sighting, exception: str | None) -> Examin
         NoSuchThread: it ended.
     """
     thread = sighting.thread
-    if thread.main:
+    if thread.main and not allow_main:
         raise Refused(
             f"thread {thread.tid} is the main thread of process {target.pid}: its end is the end of the process",
-            hint=f"to interrupt what it does, as Ctrl-C would: kill -INT {target.pid}",
+            hint="to raise KeyboardInterrupt there, as Ctrl-C does: --main",
         )
+    if thread.main and exception not in (None, "KeyboardInterrupt"):
+        raise Refused(f"in the main thread only KeyboardInterrupt can be raised, not {exception}")
+    if thread.main:
+        check_handles_interrupt(target.pid)
     if target.runtime.layout.free_threaded:
         raise Refused(f"CPython {target.runtime.version} is a free-threaded build: operating on it is not supported yet")
     if target.runtime.problem is not None:
@@ -90,7 +100,8 @@ def examine(target: Target, sighting: Sighting, exception: str | None) -> Examin
         raise TargetBusy(f"process {target.pid} is stopped", hint=f"let it continue first: kill -CONT {target.pid}")
     if status.state == "D":
         raise TargetBusy(f"thread {thread.tid} waits for a device or disk (state D): nothing can interrupt that")
-    chosen = exception if exception is not None else ("TimeoutError" if thread.pool_worker else "SystemExit")
+    default = "KeyboardInterrupt" if thread.main else "TimeoutError" if thread.pool_worker else "SystemExit"
+    chosen = default if exception is None else exception
     return Examination(target, sighting, find_doing(target, sighting), chosen)
 
 
@@ -105,6 +116,7 @@ def make_plan(examination: Examination) -> Plan:
         Doing.IN_SYSTEM_CALL: "it waits in a system call: that is made to return early, and the exception is raised "
         "where CPython then checks for signals",
     }
+    rungs = tuple(RUNGS[technique] for technique in examination.techniques)
     assert thread.ident is not None
     return Plan(
         pid=examination.target.pid,
@@ -114,10 +126,11 @@ def make_plan(examination: Examination) -> Plan:
         exception=examination.exception,
         techniques=examination.techniques,
         doing=f"{examination.doing.value}, at {where}",
-        reason=reasons[examination.doing],
-        leaves_behind="nothing: Python unwinds, finally blocks run, with blocks give their locks back",
+        reason=rungs[0].when if thread.main else reasons[examination.doing],
+        leaves_behind=rungs[0].leaves_behind,
         stack=thread.frames,
         warnings=examination.warnings,
+        rungs=rungs,
     )
 
 
