@@ -65,6 +65,21 @@ class Struck:
     armed_seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Relented:
+    """What was seen since ``insist``; gdb has let go of the thread. For ``result`` see ``gdb_scripts/insist.py``.
+
+    ``skipped``: the frames whose handlers were left out, as (address, code object, instruction).
+    """
+
+    result: str
+    hits: int
+    rounds: int
+    skipped: list[tuple[int, int, int]]
+    stopped_seconds: float
+    armed_seconds: float
+
+
 def raise_async(session: Session, victim: VictimArguments) -> Raised:
     """Make the exception pending in the thread, in one stop. Leaves behind: the pending exception."""
     return Raised(**_send(session, "-ts-raise", victim, {"victim": _fields(victim)}))
@@ -84,6 +99,22 @@ def arm(session: Session, victim: VictimArguments, functions: Mapping[str, int],
 def strike(session: Session, victim: VictimArguments, *, set_none: int, return_minus_one: int) -> Struck:
     """Raise where the stopped thread stands, if that is at a breakpoint; remove the breakpoints and detach."""
     return Struck(**_send(session, "-ts-strike", victim, {"set_none": set_none, "return_minus_one": return_minus_one}))
+
+
+def insist(session: Session, victim: VictimArguments, frames: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Raise in the thread, and again wherever that is caught; let it run meanwhile. Leaves gdb attached."""
+    arguments = {"victim": _fields(victim), "frames": dict(frames), "options": dict(options)}
+    _send(session, "-ts-insist", victim, arguments, stays_attached=True)
+
+
+def press(session: Session, victim: VictimArguments) -> bool:
+    """Let the stopped thread go on after what the stop was about is done; False if there is no more to do."""
+    return not _send(session, "-ts-press", victim, {}, stays_attached=True).get("done", False)
+
+
+def relent(session: Session, victim: VictimArguments) -> Relented:
+    """Leave the stopped or ended thread alone: nothing pending, no breakpoints, detached."""
+    return Relented(**_send(session, "-ts-relent", victim, {}))
 
 
 def _fields(victim: VictimArguments) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def interrupt(session: Session, victim: Victim, deadline_seconds: float, *, also
     functions = {name: victim.functions[name] for name in CHECKS if name in victim.functions}
     if not functions or RAISE not in victim.functions:
         raise UnsupportedPython("this Python does not export the functions that check for signals")
-    _refuse_shadow_stack(victim)
+    refuse_shadow_stack(victim)
     memory = ProcessMemory(victim.pid)
     return_minus_one = find_return_minus_one(memory, victim.functions[RAISE])
     arguments = victim.arguments()
@@ -101,7 +101,12 @@ def _executable_ranges(pid: int, near: int) -> Iterator[tuple[int, int]]:
     return iter(sorted(ranges, key=lambda range_: not range_[0] <= near < range_[1]))
 
 
-def _refuse_shadow_stack(victim: Victim) -> None:
+def refuse_shadow_stack(victim: Victim) -> None:
+    """Refuse a thread whose returns the processor checks.
+
+    Raises:
+        Refused: it has a shadow stack.
+    """
     status = Path(f"/proc/{victim.pid}/task/{victim.tid}/status").read_text(errors="replace")
     if re.search(r"^x86_Thread_features:.*\bshstk\b", status, re.MULTILINE):
         raise Refused(f"thread {victim.tid} has a shadow stack, which would catch what we do to its stack")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from threadsurgeon.debugger.commands import VictimArguments
+from threadsurgeon.model import Frame
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ class Effect(str, Enum):
     RAISED = "raised"  # raised where CPython checks for signals
     DELIVERED = "delivered-by-eval-loop"  # the pending exception was raised before a check was reached
     NO_CHECK = "no-check"  # no check was reached in time; nothing was raised
+    CAUGHT = "caught"  # raised again and again, and caught every time
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,8 @@ class Applied:
 
     ``previous``: the exception class that was pending before, or 0. ``hit``: the function at which it was raised.
     ``stopped_seconds``: all stops added, from before the attach to after the detach. ``armed_seconds``: how long the
-    thread ran with hardware breakpoints set.
+    thread ran with hardware breakpoints set. ``rounds``: how often it was raised anew. ``skipped``: the frames whose handlers
+    (``except``, ``finally``, ``with``) were left out.
     """
 
     effect: Effect
@@ -67,3 +70,5 @@ class Applied:
     hit: str | None = None
     in_system_call: bool | None = None
     armed_seconds: float = 0.0
+    rounds: int = 1
+    skipped: tuple[Frame, ...] = ()

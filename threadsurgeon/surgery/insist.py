@@ -1,0 +1,175 @@
+"""Technique 3, insist: for code that catches every exception. Raise again where it was caught; then leave the handlers out.
+
+An exception that was caught is followed by another one that meets the handler itself. Code that catches that too, again
+and again, is not asked any more: when the exception passes its frame, CPython looks for a handler and finds none.
+``finally`` and ``with`` blocks of that frame are handlers as well and do not run: which ones is in the result. What comes
+after the frame is untouched, and so is ``threading``'s own bookkeeping: nothing is raised there.
+
+How the look-up finds nothing: the handlers of 3.8 to 3.10 are blocks in the frame, of which it has its own. From 3.11 on
+they are a table that all calls of the function share; there the thread is stopped the moment it has loaded the table's
+address into a register, by a hardware watchpoint, and the register is made to point to empty bytes. Nothing in memory changes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from threadsurgeon.cpython.frames import FrameReader, RawFrame
+from threadsurgeon.cpython.layout import Layout
+from threadsurgeon.cpython.objects import ObjectReader
+from threadsurgeon.debugger import commands
+from threadsurgeon.debugger.session import Session
+from threadsurgeon.errors import UnsupportedPython
+from threadsurgeon.inventory import Target
+from threadsurgeon.linux.memory import BadAddress
+from threadsurgeon.linux.perf import perf_events_in_use
+from threadsurgeon.model import Frame
+from threadsurgeon.surgery.interrupt import CHECKS, RAISE, find_return_minus_one, refuse_shadow_stack
+from threadsurgeon.surgery.plan import Examination
+from threadsurgeon.surgery.technique import Applied, Effect, Victim
+
+TRACE_BACK = "PyTraceBack_Here"
+MOST_HITS = 10_000
+# How often code may catch it before its handlers are left out.
+GENTLE = 3
+# Nothing was seen of the exception for this long: it was caught.
+QUIET_SECONDS = 0.1
+
+_EFFECTS = {"unwound": Effect.DELIVERED, "exited": Effect.DELIVERED, "caught": Effect.CAUGHT, "no-check": Effect.NO_CHECK}
+
+# Where the exception is to arrive, and nothing more is raised, by file and function. "end": it is dealt with there.
+_ENDS = {
+    ("threading.py", "_bootstrap_inner"): "end",
+    ("threading.py", "_bootstrap"): "end",
+    ("threading.py", "run"): "pass",  # a subclass's run() may have called it
+    ("concurrent/futures/thread.py", "run"): "end",
+    ("concurrent/futures/thread.py", "_worker"): "end",
+}
+
+
+def insist(
+    session: Session,
+    examination: Examination,
+    victim: Victim,
+    deadline_seconds: float,
+    *,
+    gentle: int = GENTLE,
+    quiet_seconds: float = QUIET_SECONDS,
+) -> Applied:
+    """Raise in the thread until it unwinds down to where threads begin, or the time is over.
+
+    Only for a thread that is known to catch exceptions. On every way out nothing is pending and no breakpoint is left.
+
+    Raises:
+        UnsupportedPython: a function or an object that we need is not there.
+        Refused: the thread has a shadow stack.
+        Otherwise as ``raise_async``.
+    """
+    target = examination.target
+    refuse_shadow_stack(victim)
+    frames = describe_frames(target, victim)
+    options = {
+        "trace_back": target.runtime.symbol(TRACE_BACK),
+        "checks": {name: victim.functions[name] for name in CHECKS if name in victim.functions},
+        "set_none": victim.functions[RAISE],
+        "return_minus_one": find_return_minus_one(target.memory, victim.functions[RAISE]),
+        "ends": find_ends(examination.sighting.raw_frames, examination.sighting.thread.frames),
+        "exception_table": target.runtime.layout.code_object.co_exceptiontable,
+        "empty_table": find_empty_bytes(target),
+        "gentle": gentle,
+        "most_hits": MOST_HITS,
+        "quiet_seconds": quiet_seconds,
+    }
+    deadline = time.monotonic() + deadline_seconds
+    arguments = victim.arguments()
+    with perf_events_in_use(), session.custody(victim.pid, victim.tid):
+        commands.insist(session, arguments, frames, options)
+        while True:
+            patience = min(quiet_seconds, deadline - time.monotonic())
+            stop = session.wait_for_stop(max(0.0, patience)) or session.interrupt()
+            if stop.thread_ended or time.monotonic() >= deadline or not commands.press(session, arguments):
+                break
+        relented = commands.relent(session, arguments)
+    return Applied(
+        _EFFECTS[relented.result],
+        relented.stopped_seconds,
+        session.version,
+        armed_seconds=relented.armed_seconds,
+        rounds=relented.rounds,
+        skipped=_resolve(target, relented.skipped),
+    )
+
+
+def describe_frames(target: Target, victim: Victim) -> dict[str, Any]:
+    """Return the offsets that the other end needs to read the thread's current frame: see ``gdb_scripts/frames.py``."""
+    layout = target.runtime.layout
+    state, frame_object, frame = layout.thread_state, layout.frame_object, layout.interpreter_frame
+    if frame_object is not None:
+        assert state.frame is not None
+        return {
+            "path": [victim.thread_state + state.frame],
+            "frame_object": None,
+            "previous": frame_object.f_back,
+            "code": frame_object.f_code,
+            "instruction": frame_object.f_lasti,
+            "instruction_size": 4,
+            "owner": None,
+            "blocks": [frame_object.f_iblock, frame_object.f_blockstack],
+        }
+    assert frame is not None
+    if state.cframe is not None:
+        assert layout.cframe is not None
+        path = [victim.thread_state + state.cframe, layout.cframe.current_frame]
+    else:
+        assert state.current_frame is not None
+        path = [victim.thread_state + state.current_frame]
+    return {
+        "path": path,
+        "frame_object": frame.frame_obj,
+        "previous": frame.previous,
+        "code": frame.executable,
+        "instruction": frame.instr_ptr,
+        "instruction_size": 8,
+        "owner": frame.owner,
+        "blocks": None,
+    }
+
+
+def find_ends(raw_frames: Sequence[RawFrame], frames: Sequence[Frame]) -> dict[int, str]:
+    """Return the code objects on the stack at which nothing more is to be raised."""
+    return {
+        raw.code: kind
+        for raw, frame in zip(raw_frames, frames, strict=True)
+        for (file, function), kind in _ENDS.items()
+        if frame.function == function and frame.file.endswith(f"/{file}")
+    }
+
+
+def find_empty_bytes(target: Target) -> int | None:
+    """Return the address of the object ``b""``; None where nobody needs it (before 3.11).
+
+    Raises:
+        UnsupportedPython: it is not where it is in other builds of this version.
+    """
+    layout: Layout = target.runtime.layout
+    if layout.runtime_state.bytes_empty is None:
+        return None
+    address = target.runtime.address + layout.runtime_state.bytes_empty
+    try:
+        content = target.memory.read(address, layout.bytes_object.ob_sval + 1)
+    except BadAddress:
+        content = b""
+    size, type_ = layout.bytes_object.ob_size, layout.pyobject.ob_type
+    bytes_type = target.runtime.symbol("PyBytes_Type").to_bytes(8, "little")
+    if content[type_ : type_ + 8] != bytes_type or any(content[size:]):
+        raise UnsupportedPython(f"CPython {target.runtime.version} does not keep its empty bytes where it should")
+    return address
+
+
+def _resolve(target: Target, skipped: Sequence[Sequence[int]]) -> tuple[Frame, ...]:
+    """Name the frames whose handlers were left out; those whose code is gone are left out as well."""
+    reader = FrameReader(target.memory, ObjectReader(target.runtime.layout), target.runtime.symbol("PyCode_Type"))
+    stacks = reader.resolve([RawFrame(*raw)] for raw in skipped)
+    return tuple(dict.fromkeys(frame for stack in stacks for frame in stack or ()))
