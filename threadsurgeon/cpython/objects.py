@@ -168,9 +168,10 @@ class ObjectReader:
             sized = []
             for key, header in zip(unknown, headers, strict=True):
                 length = _signed(header, unicode.length)[0] if header is not None else 0
-                self._names[key] = None
                 if 0 < length <= MAX_NAME:
-                    sized.append((key, length))
+                    sized.append((key, length))  # not known before it is read: another walk may ask for it meanwhile
+                else:
+                    self._names[key] = None
             texts = yield [(key + unicode.asciiobject_size, length) for key, length in sized]
             for (key, _), text in zip(sized, texts, strict=True):
                 self._names[key] = text
