@@ -133,9 +133,6 @@ def structs(minor: int, *, free_threaded: bool) -> dict[str, Struct | None]:
                 "ceval_gil_drop_request": until(8, "ceval.gil_drop_request"),
                 "ceval_signals_pending": until(12, "ceval.signals_pending"),
                 "ceval_pending_mainthread_calls_to_do": between(12, 12, "ceval.pending_mainthread.calls_to_do"),
-                "bytes_empty": since(
-                    11, ("static_objects" if minor >= 12 else "global_objects") + ".singletons.bytes_empty"
-                ),
             },
         ),
         "gil_runtime_state": Struct("struct _gil_runtime_state", {}),

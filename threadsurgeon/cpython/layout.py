@@ -26,7 +26,6 @@ class RuntimeState(NamedTuple):
     ceval_gil_drop_request: int | None  # 3.8
     ceval_signals_pending: int | None  # 3.8 to 3.12
     ceval_pending_mainthread_calls_to_do: int | None  # 3.12
-    bytes_empty: int | None  # 3.11 on: the object b"", static
 
 
 class GilRuntimeState(NamedTuple):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]] = {
     (3, 8, False, False): {
-        "runtime_state": (1464, 16, 32, 72, 1152, 592, 620, 616, 596, 1144, None, None),
+        "runtime_state": (1464, 16, 32, 72, 1152, 592, 620, 616, 596, 1144, None),
         "gil_runtime_state": (208, 8, 16, 24),
         "interpreter_state": (2720, 16, 0, 8, 56, None, None, None, None, None, None),
         "thread_state": (264, 0, 8, 16, 256, 176, None, 168, None, None, 24, None, None, 144, None),
@@ -33,7 +33,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "opcodes": (81, None, None),
     },
     (3, 8, True, False): {
-        "runtime_state": (1464, 16, 32, 72, 1152, 592, 620, 616, 596, 1144, None, None),
+        "runtime_state": (1464, 16, 32, 72, 1152, 592, 620, 616, 596, 1144, None),
         "gil_runtime_state": (208, 8, 16, 24),
         "interpreter_state": (2720, 16, 0, 8, 56, None, None, None, None, None, None),
         "thread_state": (264, 0, 8, 16, 256, 176, None, 168, None, None, 24, None, None, 144, None),
@@ -58,7 +58,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "opcodes": (81, None, None),
     },
     (3, 9, False, False): {
-        "runtime_state": (656, 16, 32, 72, 352, None, None, None, None, 344, None, None),
+        "runtime_state": (656, 16, 32, 72, 352, None, None, None, None, 344, None),
         "gil_runtime_state": (208, 8, 16, 24),
         "interpreter_state": (5656, 24, 0, 8, 856, None, 72, 92, 88, 76, None),
         "thread_state": (264, 0, 8, 16, 256, 176, None, 168, None, None, 24, None, None, 144, None),
@@ -83,7 +83,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "opcodes": (49, None, None),
     },
     (3, 9, True, False): {
-        "runtime_state": (656, 16, 32, 72, 352, None, None, None, None, 344, None, None),
+        "runtime_state": (656, 16, 32, 72, 352, None, None, None, None, 344, None),
         "gil_runtime_state": (208, 8, 16, 24),
         "interpreter_state": (5656, 24, 0, 8, 856, None, 72, 92, 88, 76, None),
         "thread_state": (264, 0, 8, 16, 256, 176, None, 168, None, None, 24, None, None, 144, None),
@@ -108,7 +108,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "opcodes": (49, None, None),
     },
     (3, 10, False, False): {
-        "runtime_state": (672, 16, 32, 72, 352, None, None, None, None, 344, None, None),
+        "runtime_state": (672, 16, 32, 72, 352, None, None, None, None, 344, None),
         "gil_runtime_state": (208, 8, 16, 24),
         "interpreter_state": (113528, 24, 0, 8, 856, None, 68, 92, 88, 72, None),
         "thread_state": (280, 0, 8, 16, 256, 176, None, 168, None, None, 24, None, None, 144, None),
@@ -133,7 +133,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "opcodes": (49, None, None),
     },
     (3, 10, True, False): {
-        "runtime_state": (672, 16, 32, 72, 352, None, None, None, None, 344, None, None),
+        "runtime_state": (672, 16, 32, 72, 352, None, None, None, None, 344, None),
         "gil_runtime_state": (208, 8, 16, 24),
         "interpreter_state": (113528, 24, 0, 8, 856, None, 68, 92, 88, 72, None),
         "thread_state": (280, 0, 8, 16, 256, 176, None, 168, None, None, 24, None, None, 144, None),
@@ -158,7 +158,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "opcodes": (49, None, None),
     },
     (3, 11, False, False): {
-        "runtime_state": (166688, 24, 40, 80, 360, None, None, None, None, 352, None, 9064),
+        "runtime_state": (166688, 24, 40, 80, 360, None, None, None, None, 352, None),
         "gil_runtime_state": (208, 8, 16, 24),
         "interpreter_state": (107752, 48, 0, 16, 888, None, 100, 124, 120, 104, None),
         "thread_state": (360, 0, 8, 16, 240, 152, 160, 144, None, None, None, 56, None, 120, 296),
@@ -183,7 +183,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "opcodes": (49, 35, 120),
     },
     (3, 11, True, False): {
-        "runtime_state": (166688, 24, 40, 80, 360, None, None, None, None, 352, None, 9064),
+        "runtime_state": (166688, 24, 40, 80, 360, None, None, None, None, 352, None),
         "gil_runtime_state": (208, 8, 16, 24),
         "interpreter_state": (107752, 48, 0, 16, 888, None, 100, 124, 120, 104, None),
         "thread_state": (360, 0, 8, 16, 240, 152, 160, 144, None, None, None, 56, None, 120, 296),
@@ -208,7 +208,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "opcodes": (49, 35, 120),
     },
     (3, 12, False, False): {
-        "runtime_state": (459944, 24, 40, 64, None, None, None, None, None, 2008, 2032, 11496),
+        "runtime_state": (459944, 24, 40, 64, None, None, None, None, None, 2008, 2032),
         "gil_runtime_state": (208, 8, 16, 24),
         "interpreter_state": (383552, 8, 0, 72, 944, 384, 368, 420, 416, 372, 396),
         "thread_state": (288, 0, 8, 16, 224, 136, 144, 128, None, 24, None, 56, None, 104, 232),
@@ -233,7 +233,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "opcodes": (49, 35, 120),
     },
     (3, 12, True, False): {
-        "runtime_state": (475960, 24, 40, 64, None, None, None, None, None, 18000, 18024, 27496),
+        "runtime_state": (475960, 24, 40, 64, None, None, None, None, None, 18000, 18024),
         "gil_runtime_state": (208, 8, 16, 24),
         "interpreter_state": (383568, 8, 0, 72, 944, 384, 368, 420, 416, 372, 396),
         "thread_state": (288, 0, 8, 16, 224, 136, 144, 128, None, 24, None, 56, None, 104, 232),
@@ -258,7 +258,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "opcodes": (49, 35, 120),
     },
     (3, 13, False, False): {
-        "runtime_state": (283320, 608, 632, 656, None, None, None, None, None, None, None, 22224),
+        "runtime_state": (283320, 608, 632, 656, None, None, None, None, None, None, None),
         "gil_runtime_state": (208, 8, 16, 24),
         "interpreter_state": (194968, 7272, 7264, 7344, 7656, 16, None, None, None, None, None),
         "thread_state": (304, 0, 8, 16, 224, 152, 160, 144, 24, 32, None, None, 72, 120, 232),
@@ -283,7 +283,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "opcodes": (44, 33, 61),
     },
     (3, 13, False, True): {
-        "runtime_state": (328256, 608, 632, 656, None, None, None, None, None, None, None, 26416),
+        "runtime_state": (328256, 608, 632, 656, None, None, None, None, None, None, None),
         "gil_runtime_state": (216, 16, 24, 32),
         "interpreter_state": (215616, 7272, 7264, 7344, 7664, 16, None, None, None, None, None),
         "thread_state": (304, 0, 8, 16, 224, 152, 160, 144, 24, 32, None, None, 72, 120, 232),
@@ -308,7 +308,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "opcodes": (44, 33, 61),
     },
     (3, 13, True, False): {
-        "runtime_state": (299336, 608, 632, 656, None, None, None, None, None, None, None, 38224),
+        "runtime_state": (299336, 608, 632, 656, None, None, None, None, None, None, None),
         "gil_runtime_state": (208, 8, 16, 24),
         "interpreter_state": (194984, 7272, 7264, 7344, 7656, 16, None, None, None, None, None),
         "thread_state": (304, 0, 8, 16, 224, 152, 160, 144, 24, 32, None, None, 72, 120, 232),
@@ -333,7 +333,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "opcodes": (44, 33, 61),
     },
     (3, 13, True, True): {
-        "runtime_state": (346752, 608, 632, 656, None, None, None, None, None, None, None, 42424),
+        "runtime_state": (346752, 608, 632, 656, None, None, None, None, None, None, None),
         "gil_runtime_state": (216, 16, 24, 32),
         "interpreter_state": (218112, 7272, 7264, 7344, 7664, 16, None, None, None, None, None),
         "thread_state": (304, 0, 8, 16, 224, 152, 160, 144, 24, 32, None, None, 72, 120, 232),
@@ -358,7 +358,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "opcodes": (44, 33, 61),
     },
     (3, 14, False, False): {
-        "runtime_state": (316616, 784, 808, 832, None, None, None, None, None, None, None, 22448),
+        "runtime_state": (316616, 784, 808, 832, None, None, None, None, None, None, None),
         "gil_runtime_state": (208, 8, 16, 24),
         "interpreter_state": (225864, 7280, 7272, 7344, 7688, 16, None, None, None, None, None),
         "thread_state": (832, 0, 8, 16, 224, 152, 160, 144, 24, 32, None, None, 72, 120, 232),
@@ -383,7 +383,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "opcodes": (43, 32, 59),
     },
     (3, 14, False, True): {
-        "runtime_state": (365624, 784, 808, 832, None, None, None, None, None, None, None, 26640),
+        "runtime_state": (365624, 784, 808, 832, None, None, None, None, None, None, None),
         "gil_runtime_state": (216, 16, 24, 32),
         "interpreter_state": (249976, 7280, 7272, 7344, 7712, 16, None, None, None, None, None),
         "thread_state": (832, 0, 8, 16, 224, 152, 160, 144, 24, 32, None, None, 72, 120, 232),
@@ -408,7 +408,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "opcodes": (43, 32, 59),
     },
     (3, 14, True, False): {
-        "runtime_state": (332632, 784, 808, 832, None, None, None, None, None, None, None, 38448),
+        "runtime_state": (332632, 784, 808, 832, None, None, None, None, None, None, None),
         "gil_runtime_state": (208, 8, 16, 24),
         "interpreter_state": (225880, 7280, 7272, 7344, 7688, 16, None, None, None, None, None),
         "thread_state": (832, 0, 8, 16, 224, 152, 160, 144, 24, 32, None, None, 72, 120, 232),
@@ -433,7 +433,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "opcodes": (43, 32, 59),
     },
     (3, 14, True, True): {
-        "runtime_state": (381696, 784, 808, 832, None, None, None, None, None, None, None, 42648),
+        "runtime_state": (381696, 784, 808, 832, None, None, None, None, None, None, None),
         "gil_runtime_state": (216, 16, 24, 32),
         "interpreter_state": (250040, 7280, 7272, 7344, 7712, 16, None, None, None, None, None),
         "thread_state": (832, 0, 8, 16, 224, 152, 160, 144, 24, 32, None, None, 72, 120, 232),
@@ -458,7 +458,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "opcodes": (43, 32, 59),
     },
     (3, 15, False, False): {
-        "runtime_state": (346560, 912, 936, 960, None, None, None, None, None, None, None, 47184),
+        "runtime_state": (346560, 912, 936, 960, None, None, None, None, None, None, None),
         "gil_runtime_state": (208, 8, 16, 24),
         "interpreter_state": (226232, 7272, 7264, 7336, 7592, 16, None, None, None, None, None),
         "thread_state": (888, 0, 8, 16, 248, 176, 184, 168, 24, 32, None, None, 72, 144, 256),
@@ -483,7 +483,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "opcodes": (41, 30, 57),
     },
     (3, 15, False, True): {
-        "runtime_state": (409296, 912, 936, 960, None, None, None, None, None, None, None, 63664),
+        "runtime_state": (409296, 912, 936, 960, None, None, None, None, None, None, None),
         "gil_runtime_state": (216, 16, 24, 32),
         "interpreter_state": (250328, 7272, 7264, 7336, 7592, 16, None, None, None, None, None),
         "thread_state": (888, 0, 8, 16, 248, 176, 184, 168, 24, 32, None, None, 72, 144, 256),
@@ -508,7 +508,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "opcodes": (41, 30, 57),
     },
     (3, 15, True, False): {
-        "runtime_state": (362584, 912, 936, 960, None, None, None, None, None, None, None, 63192),
+        "runtime_state": (362584, 912, 936, 960, None, None, None, None, None, None, None),
         "gil_runtime_state": (208, 8, 16, 24),
         "interpreter_state": (226248, 7272, 7264, 7336, 7592, 16, None, None, None, None, None),
         "thread_state": (888, 0, 8, 16, 248, 176, 184, 168, 24, 32, None, None, 72, 144, 256),
@@ -533,7 +533,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "opcodes": (41, 30, 57),
     },
     (3, 15, True, True): {
-        "runtime_state": (425368, 912, 936, 960, None, None, None, None, None, None, None, 79672),
+        "runtime_state": (425368, 912, 936, 960, None, None, None, None, None, None, None),
         "gil_runtime_state": (216, 16, 24, 32),
         "interpreter_state": (250392, 7272, 7264, 7336, 7592, 16, None, None, None, None, None),
         "thread_state": (888, 0, 8, 16, 248, 176, 184, 168, 24, 32, None, None, 72, 144, 256),

@@ -23,7 +23,6 @@ from threadsurgeon.debugger import commands
 from threadsurgeon.debugger.session import Session
 from threadsurgeon.errors import UnsupportedPython
 from threadsurgeon.inventory import Target
-from threadsurgeon.linux.memory import BadAddress
 from threadsurgeon.linux.perf import perf_events_in_use
 from threadsurgeon.model import Frame
 from threadsurgeon.surgery.interrupt import CHECKS, RAISE, find_return_minus_one, refuse_shadow_stack
@@ -150,22 +149,23 @@ def find_ends(raw_frames: Sequence[RawFrame], frames: Sequence[Frame]) -> dict[i
 def find_empty_bytes(target: Target) -> int | None:
     """Return the address of the object ``b""``; None where nobody needs it (before 3.11).
 
+    It is static since then, a part of ``_PyRuntime``: the one ``bytes`` object there that has no length.
+
     Raises:
-        UnsupportedPython: it is not where it is in other builds of this version.
+        UnsupportedPython: there is none.
     """
     layout: Layout = target.runtime.layout
-    if layout.runtime_state.bytes_empty is None:
+    if layout.code_object.co_exceptiontable is None:
         return None
-    address = target.runtime.address + layout.runtime_state.bytes_empty
-    try:
-        content = target.memory.read(address, layout.bytes_object.ob_sval + 1)
-    except BadAddress:
-        content = b""
-    size, type_ = layout.bytes_object.ob_size, layout.pyobject.ob_type
-    bytes_type = target.runtime.symbol("PyBytes_Type").to_bytes(8, "little")
-    if content[type_ : type_ + 8] != bytes_type or any(content[size:]):
-        raise UnsupportedPython(f"CPython {target.runtime.version} does not keep its empty bytes where it should")
-    return address
+    start = target.runtime.address
+    content = target.memory.read(start, layout.runtime_state.size)
+    head = target.runtime.symbol("PyBytes_Type").to_bytes(8, "little") + bytes(8)  # ob_type, then ob_size
+    position = content.find(head)
+    while position >= 0:
+        if position % 8 == 0 and not content[position - layout.pyobject.ob_type + layout.bytes_object.ob_sval]:
+            return start + position - layout.pyobject.ob_type
+        position = content.find(head, position + 1)
+    raise UnsupportedPython(f"CPython {target.runtime.version} does not keep its empty bytes where it should")
 
 
 def _resolve(target: Target, skipped: Sequence[Sequence[int]]) -> tuple[Frame, ...]:
