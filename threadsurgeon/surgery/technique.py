@@ -51,6 +51,7 @@ class Effect(str, Enum):
     DELIVERED = "delivered-by-eval-loop"  # the pending exception was raised before a check was reached
     NO_CHECK = "no-check"  # no check was reached in time; nothing was raised
     CAUGHT = "caught"  # raised again and again, and caught every time
+    CUT = "cut"  # native frames were removed, and it was raised below them
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,8 @@ class Applied:
     ``previous``: the exception class that was pending before, or 0. ``hit``: the function at which it was raised.
     ``stopped_seconds``: all stops added, from before the attach to after the detach. ``armed_seconds``: how long the
     thread ran with hardware breakpoints set. ``rounds``: how often it was raised anew. ``skipped``: the frames whose handlers
-    (``except``, ``finally``, ``with``) were left out.
+    (``except``, ``finally``, ``with``) were left out. ``cut``: the native frames that were removed, innermost first, each as
+    the name that it exports or else where it is.
     """
 
     effect: Effect
@@ -72,3 +74,4 @@ class Applied:
     armed_seconds: float = 0.0
     rounds: int = 1
     skipped: tuple[Frame, ...] = ()
+    cut: tuple[str, ...] = ()

@@ -1,0 +1,90 @@
+"""The exported names of native functions, and which functions without a name belong to one that has one."""
+
+from __future__ import annotations
+
+import re
+import struct
+from bisect import bisect_left
+from collections.abc import Iterable
+
+from threadsurgeon.linux.elf import NotElf
+from threadsurgeon.linux.mappings import Image
+from threadsurgeon.linux.memory import BadAddress, Memory
+from threadsurgeon.linux.unwind import Code, CodeMap
+
+# call and jmp to a place 32 bits away at most. The bytes may as well be a part of something else: a target only counts if a
+# function begins there.
+_DIRECT = re.compile(rb"[\xe8\xe9](?=(....))", re.DOTALL)
+# mov x(%rip),%register; jmp *x(%rip); call *x(%rip); cmp $…: loads through a pointer variable
+_INDIRECT = re.compile(rb"(?:[\x48\x4c]\x8b[\x05\x0d\x15\x1d\x25\x2d\x35\x3d]|\xff[\x15\x25])(?=(....))", re.DOTALL)
+_MAX_FUNCTION = 1 << 16
+
+
+class FunctionNames:
+    """Names of the functions of a process, as far as they are exported. Addresses are the process's."""
+
+    def __init__(self, code_map: CodeMap, memory: Memory) -> None:
+        self._code_map = code_map
+        self._memory = memory
+        self._names: dict[int, dict[int, str]] = {}
+        self._sorted: dict[int, list[int]] = {}
+
+    def of_image(self, image: Image) -> dict[int, str]:
+        """Return the names of one file's functions by their addresses in that file."""
+        names = self._names.get(image.file.start)
+        if names is None:
+            names = self._names[image.file.start] = image.elf.functions()
+            self._sorted[image.file.start] = sorted(names)
+        return names
+
+    def find(self, code: Code) -> str | None:
+        """Return the exported name of a stretch of code."""
+        names = self.of_image(code.image)
+        name = names.get(code.fde.start)
+        if name is None:  # assembler may have one unwind entry for a function that begins a little later
+            addresses = self._sorted[code.image.file.start]
+            index = bisect_left(addresses, code.fde.start)
+            if index < len(addresses) and addresses[index] < code.fde.end:
+                name = names[addresses[index]]
+        return name
+
+    def helpers(self, image: Image, functions: Iterable[str], depth: int) -> set[int]:
+        """Return where the nameless functions begin that these exported ones call or jump to, and those that they do.
+
+        ``depth`` is how often. Also through pointer variables, as those of allocators.
+        """
+        names = self.of_image(image)
+        wanted = set(functions)
+        starts = set(self._code_map.table(image).starts)
+        found: set[int] = set()
+        current = {address for address, name in names.items() if name in wanted}
+        for _ in range(depth):
+            targets: set[int] = set()
+            for start in current:
+                targets |= self._targets(image, start, starts)
+            current = {target for target in targets if target not in names} - found
+            found |= current
+        return {start + image.bias for start in found}
+
+    def _targets(self, image: Image, start: int, starts: set[int]) -> set[int]:
+        fde = self._code_map.table(image).find(start)
+        if fde is None:
+            return set()
+        try:
+            code = image.elf.content(start, min(fde.end - start, _MAX_FUNCTION))
+        except NotElf:
+            return set()
+        targets = set()
+        for match in _DIRECT.finditer(code):
+            target = start + match.start() + 5 + struct.unpack("<i", match[1])[0]
+            if target in starts and not fde.start <= target < fde.end:
+                targets.add(target)
+        for match in _INDIRECT.finditer(code):
+            variable = start + match.start(1) + 4 + struct.unpack("<i", match[1])[0] + image.bias
+            try:
+                target = int.from_bytes(self._memory.read(variable, 8), "little") - image.bias
+            except BadAddress:
+                continue
+            if target in starts:
+                targets.add(target)
+        return targets

@@ -1,0 +1,290 @@
+"""Technique 3, cut: remove the native frames above the innermost Python frame, and raise there.
+
+For threads in C code that never checks for signals. From the eval loop's view the call that it made returns with an exception
+set; Python unwinds by itself from there. The removed frames never learn of it: what references, buffers and locks of their own
+they held stay held. It is only done at a moment at which none of them is halfway through what other threads share.
+
+All that takes time is looked up before the thread is stopped (``survey``). Then gdb holds the thread, we unwind its stack
+from outside, and gdb changes where it goes on; it does the rest by itself after the detach.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from dataclasses import dataclass, field
+
+from threadsurgeon.cpython.eval_loop import EXECUTABLE, EvalLoop, find_eval_loop, runs_innermost_frame
+from threadsurgeon.cpython.threads import Interpreter, read_gil
+from threadsurgeon.debugger.cut_frames import Hand, Seen, Times
+from threadsurgeon.debugger.session import Session
+from threadsurgeon.errors import Refused, UnsupportedPython
+from threadsurgeon.inventory import Target
+from threadsurgeon.linux.function_names import FunctionNames
+from threadsurgeon.linux.mappings import iterate_images
+from threadsurgeon.linux.memory import BadAddress
+from threadsurgeon.linux.perf import perf_events_in_use
+from threadsurgeon.linux.unwind import (
+    CALLEE_SAVED,
+    RSP,
+    CannotUnwind,
+    CodeMap,
+    NativeFrame,
+    as_registers,
+    walk,
+)
+from threadsurgeon.surgery.error_contract import find_contract
+from threadsurgeon.surgery.interrupt import RAISE, refuse_shadow_stack
+from threadsurgeon.surgery.return_chain import Chain, Pieces, find_pieces
+from threadsurgeon.surgery.safe_moment import SafetyRules, is_libc
+from threadsurgeon.surgery.technique import Applied, Effect, Victim
+
+logger = logging.getLogger(__name__)
+
+TAKE_GIL = "PyEval_RestoreThread"
+TRIES = 20
+MOST_BREAKPOINTS = 4  # the processor's
+# How long a thread may run to the return of a function that must not be cut, and to that of one that may be.
+DANGER_SECONDS, SETTLE_SECONDS = 0.1, 0.005
+PASSING_SECONDS = 0.001
+DIRECTION_FLAG = 1 << 10
+SYSCALL_INSTRUCTION = b"\x0f\x05"
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """All that can be known of the process beforehand."""
+
+    target: Target
+    interpreter: Interpreter
+    code_map: CodeMap
+    names: FunctionNames
+    eval_loop: EvalLoop
+    rules: SafetyRules
+    pieces: Pieces
+    raise_: int
+    take_gil: int
+    contracts: dict[int, int | None] = field(default_factory=dict)
+
+
+def survey(target: Target, interpreter: Interpreter) -> Site:
+    """Look up everything that a cut needs, without touching the target. What is mapped later is not known to it.
+
+    Raises:
+        UnsupportedPython: something that is needed is not there.
+        NoSuchProcess: the process ended.
+    """
+    runtime = target.runtime
+    code_map = CodeMap(iterate_images(target.pid))
+    eval_loop = find_eval_loop(target.memory, runtime, code_map)
+    if not eval_loop.parts:
+        raise UnsupportedPython("the eval loop of this Python cannot be found")
+    names = FunctionNames(code_map, target.memory)
+    image = runtime.image
+    # Not in a library that the target may unload.
+    lasting = [image, *(other for other in code_map.images if is_libc(other))]
+    executable = [
+        (load.address + each.bias, load.memory_size) for each in lasting for load in each.elf.loads if load.flags & EXECUTABLE
+    ]
+    return Site(
+        target=target,
+        interpreter=interpreter,
+        code_map=code_map,
+        names=names,
+        eval_loop=eval_loop,
+        rules=SafetyRules(image, code_map, names),
+        pieces=find_pieces(target.memory, executable),
+        raise_=runtime.symbol(RAISE),
+        take_gil=runtime.symbol(TAKE_GIL),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Stack:
+    """The native frames down to the eval loop that runs the innermost Python frame, innermost first; that one is the last."""
+
+    frames: tuple[NativeFrame, ...]
+    system_call: int | None
+    backwards: bool
+
+    @property
+    def dropped(self) -> tuple[NativeFrame, ...]:
+        """Those above the eval loop."""
+        return self.frames[:-1]
+
+
+def cut(session: Session, victim: Victim, site: Site, deadline_seconds: float) -> Applied:
+    """Remove the native frames above the thread's innermost Python frame and raise there.
+
+    The effect is ``CUT``, or ``NO_CHECK`` where the thread turned out to run bytecode. An exception that is pending already is
+    taken back when it is raised.
+
+    Leaves behind: what the removed frames held.
+
+    Raises:
+        Refused: there was no safe moment, or something about its stack makes it impossible; it goes on as it was.
+        Otherwise as ``raise_async``.
+    """
+    refuse_shadow_stack(victim)
+    with perf_events_in_use(), session.custody(victim.pid, victim.tid):
+        hand = Hand(session, victim.arguments())
+        seen = hand.hold()
+        try:
+            return _Cut(session, victim, site, hand, seen).perform(time.monotonic() + deadline_seconds)
+        except (Refused, BadAddress):
+            hand.let_go()
+            raise
+
+
+class _Cut:
+    def __init__(self, session: Session, victim: Victim, site: Site, hand: Hand, seen: Seen) -> None:
+        self._session = session
+        self._victim = victim
+        self._site = site
+        self._hand = hand
+        self._seen = seen
+        self._settled = False
+
+    def perform(self, deadline: float) -> Applied:
+        """Look, run a little where that is needed, look again, and cut."""
+        why, in_bytecode = "no time", 0
+        for _ in range(TRIES):
+            try:
+                stack = self._unwind()
+            except CannotUnwind as error:
+                why = str(error)
+                self._run([], PASSING_SECONDS)
+                continue
+            if not stack.dropped:
+                why, in_bytecode = "it runs bytecode", in_bytecode + 1
+                if in_bytecode == TRIES // 4:
+                    break
+                self._run([], PASSING_SECONDS)
+            elif (danger := self._site.rules.find_danger(stack.dropped, stack.system_call)) is not None:
+                why = f"it is in {danger.what}"
+                self._run(self._returns(stack, danger.index), DANGER_SECONDS)
+            elif stack.backwards:
+                why = "it copies backwards"
+                self._run([], PASSING_SECONDS)
+            elif not self._settled and stack.system_call is None and len(stack.dropped) > 1:
+                # Best is the moment when one of the functions that its C code calls over and over has just returned: then
+                # whatever that function does inside, with or without a name, is not cut through. The outermost few decide.
+                self._settled = True
+                self._run(self._returns(stack, max(0, len(stack.dropped) - MOST_BREAKPOINTS)), SETTLE_SECONDS)
+            else:
+                return self._redirect(stack)
+            logger.debug("not yet: %s", why)
+            if time.monotonic() >= deadline:
+                break
+        if in_bytecode == TRIES // 4:
+            return self._applied(Effect.NO_CHECK, self._hand.let_go())
+        raise Refused(f"no safe moment to cut thread {self._victim.tid} in {TRIES} tries: {why}")
+
+    def _run(self, addresses: list[int], seconds: float) -> None:
+        self._seen = self._hand.run(addresses, seconds)
+
+    def _returns(self, stack: _Stack, index: int) -> list[int]:
+        """Return where the frame at the index returns to, and those outside of it, as many as can be watched."""
+        callers = stack.frames[index + 1 : index + 1 + MOST_BREAKPOINTS]
+        return list(dict.fromkeys(frame.pc for frame in callers))
+
+    def _unwind(self) -> _Stack:
+        """Return the native frames of the stopped thread.
+
+        Raises:
+            CannotUnwind: they cannot be followed down to the eval loop that runs the innermost Python frame.
+        """
+        site, memory = self._site, self._site.target.memory
+        frames: list[NativeFrame] = []
+        for frame in walk(as_registers(self._seen.registers), site.code_map, memory):
+            frames.append(frame)
+            try:
+                found = frame.code in site.eval_loop and runs_innermost_frame(
+                    frame, memory, site.target.runtime.layout, self._victim.thread_state
+                )
+            except BadAddress:
+                raise CannotUnwind("its Python frames cannot be read") from None
+            if found:
+                return _Stack(tuple(frames), self._system_call(frames[0].pc), bool(self._seen.flags & DIRECTION_FLAG))
+        raise CannotUnwind("no eval loop on its stack")
+
+    def _system_call(self, pc: int) -> int | None:
+        if self._seen.original_rax < 0:
+            return None
+        try:
+            before = self._site.target.memory.read(pc - 2, 2)
+        except BadAddress:
+            return None
+        return self._seen.original_rax if before == SYSCALL_INSTRUCTION else None
+
+    def _redirect(self, stack: _Stack) -> Applied:
+        """Cut now.
+
+        Raises:
+            Refused: it cannot be told how the removed call is to report its failure, or the stack is not as expected.
+        """
+        site, victim = self._site, self._victim
+        holds_gil = self._holds_gil()
+        keep, result = self._find_cut(stack, holds_gil=holds_gil)
+        caller = stack.frames[keep]
+        saved = [caller.registers[register] for register in CALLEE_SAVED]
+        stack_pointer, now = caller.registers[RSP], stack.frames[0].registers[RSP]
+        if None in saved or stack_pointer is None or now is None:
+            raise Refused(f"the registers of the code at {caller.pc:#x} cannot be restored")
+        slot = stack_pointer - 8
+        if int.from_bytes(site.target.memory.read(slot, 8), "little") != caller.pc:
+            raise Refused(f"the return address at {slot:#x} is not {caller.pc:#x}")
+        chain = Chain(site.pieces, [register or 0 for register in saved], slot)
+        if not holds_gil:
+            chain.call(site.take_gil, victim.thread_state)
+        chain.call(site.raise_, victim.exception)
+        address, content = chain.build(result, now)
+        times = self._hand.redirect(address, content, site.pieces.pop_saved)
+        return self._applied(Effect.CUT, times, stack, keep)
+
+    def _find_cut(self, stack: _Stack, *, holds_gil: bool) -> tuple[int, int]:
+        """Return the index of the frame that is to see its call fail, and what the call is to return."""
+        keep = len(stack.frames) - 1
+        result = self._contract(stack, keep)
+        # The eval loop may call a helper whose result is of a kind of its own: the helper's own callee may be clearer. Only
+        # with the GIL: further in it might be the helper itself that is about to take the GIL back.
+        while result is None and holds_gil and keep > max(1, len(stack.frames) - 3):
+            keep -= 1
+            if stack.frames[keep].code.image.file.start != self._site.target.runtime.image.file.start:
+                break
+            result = self._contract(stack, keep)
+        if result is None:
+            called = self._describe(stack.dropped[-1])
+            raise Refused(f"how {called} tells of an error to the eval loop at {stack.frames[-1].pc:#x} is not known")
+        return keep, result
+
+    def _contract(self, stack: _Stack, index: int) -> int | None:
+        return_address = stack.frames[index].pc
+        contracts = self._site.contracts
+        if return_address not in contracts:
+            function = self._site.names.find(stack.frames[index - 1].code)
+            instructions = self._hand.disassemble(return_address)
+            contracts[return_address] = find_contract(instructions, function)
+            logger.debug("%s at %#x: %s from %s", function, return_address, contracts[return_address], instructions)
+        return contracts[return_address]
+
+    def _holds_gil(self) -> bool:
+        runtime = self._site.target.runtime
+        gil = read_gil(self._site.target.memory, runtime.layout.gil_runtime_state, self._site.interpreter.gil)
+        return gil.holder == self._victim.thread_state
+
+    def _applied(self, effect: Effect, times: Times, stack: _Stack | None = None, keep: int = 0) -> Applied:
+        return Applied(
+            effect,
+            times.stopped_seconds,
+            self._session.version,
+            in_system_call=None if stack is None else stack.system_call is not None,
+            armed_seconds=times.armed_seconds,
+            cut=() if stack is None else tuple(self._describe(frame) for frame in stack.frames[:keep]),
+        )
+
+    def _describe(self, frame: NativeFrame) -> str:
+        image = frame.code.image
+        name = self._site.names.find(frame.code) or hex(frame.pc - image.bias)
+        return f"{name} ({os.path.basename(image.file.path)})"

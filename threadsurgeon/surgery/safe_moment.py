@@ -1,0 +1,155 @@
+"""May these native frames be dropped just now? Not while one of them is changing what all threads share.
+
+What CPython and libc export has names; of what they do not export, the functions are known that those with names call. A
+frame in doubt is not dropped: the thread runs on until that function has returned.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from threadsurgeon.linux.function_names import FunctionNames
+from threadsurgeon.linux.mappings import Image
+from threadsurgeon.linux.unwind import CodeMap, NativeFrame
+
+# In CPython: memory, the GIL and other locks, garbage collection, dictionaries and types that others see half changed.
+_PYTHON = {
+    "memory allocation": r"Py(Mem|Object)_(Raw)?(Malloc|Calloc|Realloc|Free|New|Del)$|_?PyObject_(GC_\w+|New\w*|Init\w*)$"
+    r"|_PyMem_\w+|_Py(Object|Mem)_Free\w*|PyObject_(Clear|Free)\w*|PyType_GenericAlloc|_PyType_AllocNoTrack|_Py_NewReference\w*",
+    "the GIL": r"PyEval_(Save|Restore|Acquire|Release)(Thread|Lock)|_PyEval_(Acquire|Release)Lock|PyGILState_\w+"
+    r"|_?PyThreadState_(Swap|Attach|Detach|New|Delete|Clear|Suspend)\w*|_Py_HandlePending|_PyEval_SetSwitchInterval",
+    "a lock": r"PyThread_(acquire|release|allocate|free)_lock\w*|_?PyMutex_\w+|_PyRecursiveMutex_\w+|_PyParkingLot_\w+"
+    r"|_PySemaphore_\w+|PyCriticalSection\w*|_PyCriticalSection\w*|_PyOnceFlag_\w+|_PyRWMutex_\w+|_PyEvent_\w+|PyEvent_\w+",
+    "garbage collection": r"_?PyGC_(Collect|CollectNoFail|CollectIfEnabled)|_PyGC_\w+|_Py_RunGC",
+    "deallocation": r"_Py_Dealloc|_?PyTrash_\w+|_PyTrash_\w+|PyObject_CallFinalizer\w*|PyObject_ClearWeakRefs"
+    r"|_PyObject_ClearManagedDict|_Py_MergeZeroLocalRefcount|_Py_DecRef\w*|Py_DecRef",
+    "a change of a dictionary": r"_?PyDict_(SetItem|SetDefault|DelItem|Pop|Clear|Copy|New|Insert|Resize)\w*"
+    r"|_PyObjectDict_SetItem|_PyDictKeys_\w+|_PyObjectGenericSetAttrWithDict|PyUnicode_Intern\w+|_PyUnicode_Intern\w+",
+    "a change of a list": r"PyList_(Append|Insert|SetSlice)|_PyList_AppendTakeRef\w*",
+    "a change of a set": r"PySet_(Add|Discard|Pop|Clear)",
+    "a change of a type": r"_?PyType_(Modified\w*|Ready|InitCache|Lookup\w*|From\w+|ClearCache|Watch|AssignId)\w*",
+    "a generator's frame": r"_?PyGen_(Finalize|New\w*)|_PyGen_yf",
+    "the interpreter's own bookkeeping": r"Py_(Finalize\w*|Initialize\w*|AddPendingCall|EndInterpreter|NewInterpreter\w*)"
+    r"|PyInterpreterState_\w+|_PyRuntime\w*_\w+|PyOS_(AfterFork|BeforeFork|Readline)\w*|PyImport_(Acquire|Release)Lock"
+    r"|_PyImport_\w+Lock|PyErr_Print\w*|_PyErr_WriteUnraisable\w*|PyErr_(SetNone|SetObject|SetString|Restore|Format)\w*",
+}
+# Their nameless helpers: of which exported functions, how deep.
+_PYTHON_HELPERS = (
+    ("memory allocation", ("PyObject_Malloc", "PyObject_Free", "PyObject_Realloc", "PyObject_Calloc", "PyMem_Malloc",
+                           "PyMem_Free", "PyMem_Realloc", "PyMem_Calloc", "PyMem_RawMalloc", "PyMem_RawFree"), 2),
+    ("the GIL", ("PyEval_SaveThread", "PyEval_RestoreThread", "PyEval_AcquireThread", "PyEval_ReleaseThread"), 3),
+    ("garbage collection", ("PyGC_Collect", "_PyObject_GC_New", "PyObject_GC_Del", "_Py_RunGC"), 2),
+    ("a change of a dictionary", ("PyDict_SetItem", "PyDict_DelItem", "PyDict_SetDefault"), 2),
+    ("a change of a list", ("PyList_Append", "PyList_Insert"), 1),
+    ("a change of a set", ("PySet_Add", "PySet_Discard"), 2),
+    ("a change of a type", ("PyType_Modified",), 2),
+)  # fmt: skip
+
+# Anywhere: what holds a lock, or is halfway through shared data, whichever library has it.
+_ANYWHERE = {
+    "malloc": r"(__libc_)?(malloc|calloc|realloc|free|cfree|memalign|aligned_alloc|posix_memalign|p?valloc|reallocarray)$"
+    r"|malloc_\w+|(je|tc|mi)_?(malloc|calloc|realloc|free)\w*|_Zn[wa]m\w*|_Zd[la]Pv\w*",
+    "the dynamic loader": r"_?dl(open|close|sym|vsym|iterate_phdr|addr)\w*$|_dl_\w+|__tls_get_addr|__libc_dl\w+",
+    "a lock": r"pthread_(mutex|cond|rwlock|spin|barrier|once|join|create|detach|key|exit|cancel|setcancel)\w*"
+    r"|__pthread_(mutex|cond|rwlock|once)\w*|sem_\w+|mtx_\w+|cnd_\w+|call_once|thrd_\w+|__cxa_guard\w*|__lll_\w+",
+    "fork": r"_*(v?fork|clone3?|posix_spawn\w*|exec\w+|system|popen|pclose|daemon|exit|abort|atexit|cxa_\w*atexit)$",
+    "an exception of C++": r"_Unwind_\w+|__cxa_(throw|rethrow|begin_catch|end_catch|allocate_exception)|__gxx_personality\w*",
+}
+
+# In libc all is refused but this: what only computes, and the thinnest wrappers of system calls.
+_LIBC_PLAIN = re.compile(
+    r"_*(mem|wmem|str|wcs|bcmp|bcopy|bzero|rawmem)(?!dup|tok|error|signal|coll|xfrm|ftime|ptime|fmon)\w*$"
+    r"|_*(qsort(_r)?|bsearch|lfind|lsearch|abs|labs|div|ldiv|ffs\w*|toupper|tolower|is[a-z]+|random_r|rand_r|drand48_r)$"
+    r"|_*(pause|nanosleep|clock_nanosleep|usleep|sleep|sched_yield|poll|ppoll|select|pselect|epoll_p?wait2?|read|pread(64|v)?"
+    r"|readv|write|pwrite(64|v)?|writev|recv|recvfrom|recvm?msg|send|sendto|sendm?msg|accept4?|connect|wait(pid|id|[34])?"
+    r"|flock|lockf(64)?|fcntl(64)?|ioctl|fsync|fdatasync|open(at)?(64)?|close|sigsuspend|sigtimedwait|sigwait(info)?"
+    r"|msgrcv|msgsnd|semop|semtimedop|getrandom|clock_gettime|gettimeofday|time|times|getpid|gettid|getppid|syscall"
+    r"|lseek(64)?|stat|fstat|getrusage|sched_getaffinity|splice|tee|sendfile(64)?|copy_file_range)$"
+)
+# System calls that only wait or move data, by their numbers on x86-64. Not futex: that is a lock, or a condition.
+_PLAIN_CALLS = frozenset(
+    (0, 1, 7, 17, 18, 19, 20, 22, 23, 24, 34, 35, 40, 42, 43, 44, 45, 46, 47, 61, 65, 68, 69, 70, 72, 73, 74, 75, 128, 130)
+) | frozenset((220, 230, 232, 247, 270, 271, 275, 276, 281, 288, 295, 296, 299, 307, 318, 326, 441))
+
+_LIBC = re.compile(r"(libc|libpthread|ld-linux[\w-]*|ld-musl[\w-]*|libc\.musl[\w-]*|ld|librt|libdl)[-.]")
+
+
+@dataclass(frozen=True, slots=True)
+class Danger:
+    """A frame that may not be dropped, by its position among those to be dropped, innermost first; and what it is in."""
+
+    index: int
+    what: str
+
+
+class SafetyRules:
+    """The rules for one process. Made before the thread is stopped."""
+
+    def __init__(self, interpreter: Image, code_map: CodeMap, names: FunctionNames) -> None:
+        self._names = names
+        self._interpreter = interpreter
+        self._python = {what: re.compile(pattern) for what, pattern in _PYTHON.items()}
+        self._anywhere = {what: re.compile(f"(?:{pattern})") for what, pattern in _ANYWHERE.items()}
+        self._helpers: dict[int, str] = {}
+        for what, functions, depth in _PYTHON_HELPERS:
+            for start in names.helpers(interpreter, functions, depth):
+                self._helpers.setdefault(start, what)
+        for image in code_map.images:
+            if is_libc(image):
+                exported = [name for name in names.of_image(image).values() if self._anywhere["malloc"].match(name)]
+                for start in names.helpers(image, exported, 3):
+                    self._helpers.setdefault(start, "malloc")
+
+    def find_danger(self, frames: Sequence[NativeFrame], system_call: int | None) -> Danger | None:
+        """Return the outermost of the frames, given innermost first, that may not be dropped now; None if all may.
+
+        ``system_call``: the number of the one that the innermost frame is in.
+        """
+        for index in reversed(range(len(frames))):
+            what = self._what(frames, index, system_call)
+            if what is not None:
+                return Danger(index, what)
+        return None
+
+    def _what(self, frames: Sequence[NativeFrame], index: int, system_call: int | None) -> str | None:
+        frame = frames[index]
+        if frame.code.fde.signal_frame:
+            return "a signal handler"
+        helper = self._helpers.get(frame.code.start)
+        if helper is not None:
+            return helper
+        name = self._names.find(frame.code)
+        if name is not None:
+            for what, pattern in self._anywhere.items():
+                if pattern.match(name):
+                    return f"{what} ({name})"
+        if frame.code.image.file.start == self._interpreter.file.start:
+            if name is not None:
+                for what, pattern in self._python.items():
+                    if pattern.fullmatch(name):
+                        return f"{what} ({name})"
+            return None
+        if is_libc(frame.code.image):
+            return self._what_in_libc(frames, index, name, system_call)
+        return None
+
+    def _what_in_libc(
+        self, frames: Sequence[NativeFrame], index: int, name: str | None, system_call: int | None
+    ) -> str | None:
+        if name is not None:
+            return None if _LIBC_PLAIN.match(name) else f"libc ({name})"
+        if system_call is not None:
+            # The waits of libc 2.41 and later stand in local functions, whose callers have the names.
+            return None if system_call in _PLAIN_CALLS else f"libc, in system call {system_call}"
+        innermost = index == 0
+        entered_here = index + 1 == len(frames) or not is_libc(frames[index + 1].code.image)
+        if innermost or not entered_here:
+            return None  # memcpy and its like, chosen by the processor's abilities, are local; and helpers of what has a name
+        return "libc"
+
+
+def is_libc(image: Image) -> bool:
+    return _LIBC.match(os.path.basename(image.file.path)) is not None
