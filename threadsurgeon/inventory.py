@@ -6,6 +6,7 @@ Nothing is stopped, traced or written.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -40,7 +41,7 @@ from threadsurgeon.linux.process import (
     Status,
     Task,
     iterate_tasks,
-    list_tids,
+    read_process_cpu_time,
     read_status,
     read_task,
 )
@@ -51,6 +52,7 @@ from threadsurgeon.model import Frame, Listing, Python, Thread
 STACK_TRIES = 4
 # CPU shares are measured over at least this long: the kernel accounts a running thread's time at each tick of 1 to 10 ms.
 CPU_SECONDS = 0.05
+IDLE_SHARE = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,7 @@ class Target:
             raise UnreadableTarget(f"process {self.pid} became another program while it was read: {error}") from None
 
     def _list_threads(self) -> Listing:
-        clock = CpuClock(self.pid, list_tids(self.pid))
+        began, cpu_before = time.monotonic(), read_process_cpu_time(self.pid)
         interpreters, states, tids = self._list_states()
         stacks = self._read_stacks(states)
         by_tid = _choose_states(states, tids, stacks)
@@ -129,20 +131,20 @@ class Target:
         names = self._read_names(interpreters)
         tasks = list(iterate_tasks(self.pid))
         self.check_is_same()
-        clock.wait(CPU_SECONDS)
+        cpu_percent = self._measure_cpu(tasks, began, cpu_before)
         threads = []
         for task in tasks:
             namespace_tid = self._find_namespace_tid(task)
             state = by_tid.get(namespace_tid)
-            cpu_percent = clock.percent(task.tid)
+            percent = cpu_percent.get(task.tid)
             if state is None:
-                threads.append(self._describe(task, namespace_tid, main_ident, cpu_percent))
+                threads.append(self._describe(task, namespace_tid, main_ident, percent))
             else:
                 known = names.get((state.interpreter.id, state.ident))
                 frames = tuple([frame for frame, _ in stacks[state.address]])
                 holds_gil = state.address in holders
                 threads.append(
-                    self._describe(task, namespace_tid, main_ident, cpu_percent, state, known, frames, holds_gil)
+                    self._describe(task, namespace_tid, main_ident, percent, state, known, frames, holds_gil)
                 )
         threads.sort(key=lambda thread: (not thread.main, thread.tid))
         holding = [thread.tid for thread in threads if thread.holds_gil]
@@ -297,6 +299,25 @@ class Target:
             ).items()
         }
 
+    def _measure_cpu(self, tasks: list[Task], began: float, cpu_before: float | None) -> dict[int, float | None]:
+        """Return the CPU share of each thread in percent.
+
+        Where the process as a whole has used none since ``began``, no thread has, and nobody needs to wait and look.
+        """
+        cpu_now = read_process_cpu_time(self.pid)
+        if cpu_before is not None and cpu_now is not None and cpu_now - cpu_before < IDLE_SHARE * (time.monotonic() - began):
+            return dict.fromkeys([task.tid for task in tasks], 0.0)
+        clock = CpuClock(self.pid, [task.tid for task in tasks])
+        clock.wait(CPU_SECONDS)
+        return {task.tid: clock.percent(task.tid) for task in tasks}
+
+    def _walk_stacks(self, reader: FrameReader, states: list[ThreadState]) -> list[list[RawFrame] | None]:
+        before = read_process_cpu_time(self.pid)
+        raw = walk_together(self.memory, (reader.walk_frames(state.content, check=False) for state in states))
+        if before is not None and before == read_process_cpu_time(self.pid):
+            return raw  # no thread has run meanwhile
+        return walk_together(self.memory, (reader.walk_frames(state.content) for state in states))
+
     def _read_stacks(self, states: list[ThreadState]) -> dict[int, list[tuple[Frame, RawFrame]]]:
         """Return each thread's frames, innermost first, by the address of its thread state."""
         # A reader remembers code objects by their addresses, which is right for one look only.
@@ -304,7 +325,7 @@ class Target:
         stacks: dict[int, list[tuple[Frame, RawFrame]]] = {state.address: [] for state in states}
         waiting = states
         for _ in range(STACK_TRIES):
-            raw = walk_together(self.memory, (reader.walk_frames(state.content) for state in waiting))
+            raw = self._walk_stacks(reader, waiting)
             resolved = reader.resolve(stack or [] for stack in raw)
             torn = []
             for state, raw_stack, stack in zip(waiting, raw, resolved, strict=True):

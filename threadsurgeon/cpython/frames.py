@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from threadsurgeon.cpython.layout import Layout
@@ -47,61 +47,43 @@ class FrameReader:
         self._objects = objects
         self._layout: Layout = objects.layout
         self._code_type = code_type
+        self._link, self._size, self._unpack = _compile(self._layout)
         self._codes: dict[int, _Code] = {}
         self._frames: dict[tuple[int, int], Frame] = {}
 
-    def walk_frames(self, thread_state: bytes) -> Walk[list[RawFrame]]:
+    def walk_frames(self, thread_state: bytes, *, check: bool = True) -> Walk[list[RawFrame]]:
         """Return a thread's frames, innermost first, from the content of its thread state.
 
-        The thread runs meanwhile: the caller gets what was seen, ``read_stacks`` tells what of it is real.
+        A thread that calls and returns meanwhile leads the walk astray: ``check`` reads the links from frame to frame once
+        more, and is needless only where the thread cannot have run.
+
+        Raises:
+            BadAddress: the stack has changed during the walk.
         """
         state = self._layout.thread_state
-        if self._layout.frame_object is not None:
-            assert state.frame is not None
-            return (yield from self._walk_frame_objects(_pointer(thread_state, state.frame)[0]))
         if state.cframe is not None:
             assert self._layout.cframe is not None
-            cframe = _pointer(thread_state, state.cframe)[0]
-            if not cframe:
-                return []
-            first = yield from self._objects.read_pointer(cframe + self._layout.cframe.current_frame)
+            address = _pointer(thread_state, state.cframe)[0]
+            if address:
+                address = yield from self._objects.read_pointer(address + self._layout.cframe.current_frame)
         else:
-            assert state.current_frame is not None
-            first = _pointer(thread_state, state.current_frame)[0]
-        return (yield from self._walk_interpreter_frames(first))
-
-    def _walk_frame_objects(self, address: int) -> Walk[list[RawFrame]]:
-        layout = self._layout.frame_object
-        assert layout is not None
-        start = min(layout.f_back, layout.f_code, layout.f_lasti)
-        size = max(layout.f_back + POINTER, layout.f_code + POINTER, layout.f_lasti + 4) - start
-        frames: list[RawFrame] = []
-        links: list[tuple[int, int]] = []
-        while address and len(frames) < MAX_FRAMES:
-            content = yield (address + start, size)
-            (lasti,) = _signed32(content, layout.f_lasti - start)
-            frames.append(RawFrame(address, _pointer(content, layout.f_code - start)[0], lasti))
-            link = address + layout.f_back
-            (address,) = _pointer(content, layout.f_back - start)
-            links.append((link, address))
-        yield from _check_links(links)
-        return frames
-
-    def _walk_interpreter_frames(self, address: int) -> Walk[list[RawFrame]]:
-        layout = self._layout.interpreter_frame
-        assert layout is not None
-        size = layout.owner + 1
+            first = state.frame if state.frame is not None else state.current_frame
+            assert first is not None
+            (address,) = _pointer(thread_state, first)
         frames: list[RawFrame] = []
         links: list[tuple[int, int]] = []
         while address and len(links) < MAX_FRAMES:
-            content = yield (address, size)
-            if content[layout.owner] < FIRST_INTERNAL_OWNER:
-                code = _pointer(content, layout.executable)[0] & TAG_MASK
-                frames.append(RawFrame(address, code, _pointer(content, layout.instr_ptr)[0]))
-            link = address + layout.previous
-            (address,) = _pointer(content, layout.previous)
-            links.append((link, address))
-        yield from _check_links(links)
+            content = yield (address, self._size)
+            previous, code, instruction, owner = self._unpack(content)
+            if owner < FIRST_INTERNAL_OWNER:
+                frames.append(RawFrame(address, code & TAG_MASK, instruction))
+            links.append((address + self._link, previous))
+            address = previous
+        if check:
+            contents = yield [(address, POINTER) for address, _ in links]
+            for (address, value), content in zip(links, contents, strict=True):
+                if content is None or _pointer(content)[0] != value:
+                    raise BadAddress(address, POINTER)
         return frames
 
     def resolve(self, stacks: Iterable[list[RawFrame]]) -> list[tuple[Frame, ...] | None]:
@@ -153,13 +135,36 @@ class FrameReader:
         return _Code(name, file, _signed32(content, layout.firstlineno)[0], table)
 
 
-def _check_links(links: list[tuple[int, int]]) -> Walk[None]:
-    """Read the links from frame to frame once more: a thread that calls and returns meanwhile leads the walk astray.
+def _compile(layout: Layout) -> tuple[int, int, Callable[[bytes], tuple[int, int, int, int]]]:
+    """Return the offset of the link to the previous frame, how much of a frame to read, and how to take it apart.
 
-    Raises:
-        BadAddress: the stack has changed during the walk.
+    A frame comes apart as (previous, code, instruction, owner); frame objects have no owner, they are always Python's.
     """
-    contents = yield [(address, POINTER) for address, _ in links]
-    for (address, value), content in zip(links, contents, strict=True):
-        if content is None or _pointer(content)[0] != value:
-            raise BadAddress(address, POINTER)
+    old, new = layout.frame_object, layout.interpreter_frame
+    if old is not None:
+        fields = [(old.f_back, "Q"), (old.f_code, "Q"), (old.f_lasti, "i")]
+    else:
+        assert new is not None
+        fields = [(new.previous, "Q"), (new.executable, "Q"), (new.instr_ptr, "Q"), (new.owner, "B")]
+    order = sorted(range(len(fields)), key=lambda number: fields[number])
+    text, end = "<", 0
+    for number in order:
+        offset, code = fields[number]
+        text += f"{offset - end}x{code}"
+        end = offset + struct.calcsize(code)
+    unpack = struct.Struct(text).unpack
+    places = [order.index(number) for number in range(len(fields))]
+    if old is not None:
+        back, code_place, lasti = places
+
+        def take_apart(content: bytes) -> tuple[int, int, int, int]:
+            values = unpack(content)
+            return values[back], values[code_place], values[lasti], 0
+    else:
+        back, code_place, instruction, owner = places
+
+        def take_apart(content: bytes) -> tuple[int, int, int, int]:
+            values = unpack(content)
+            return values[back], values[code_place], values[instruction], values[owner]
+
+    return fields[0][0], end, take_apart

@@ -22,7 +22,12 @@ def walk_together(memory: Memory, walks: Iterable[Walk[T]]) -> list[T | None]:
     pending: list[tuple[int, Walk[T], Any]] = []
     for index, walk in enumerate(walks):
         results.append(None)
-        _advance(walk, None, index, pending, results)
+        try:
+            pending.append((index, walk, next(walk)))
+        except StopIteration as end:
+            results[index] = end.value
+        except BadAddress:
+            pass
     while pending:
         ranges: list[tuple[int, int]] = []
         for _, _, request in pending:
@@ -33,25 +38,20 @@ def walk_together(memory: Memory, walks: Iterable[Walk[T]]) -> list[T | None]:
         contents = iter(memory.read_many(ranges))
         advancing, pending = pending, []
         for index, walk, request in advancing:
-            if type(request) is tuple:
-                content = next(contents)
-                _advance(walk, BadAddress(*request) if content is None else content, index, pending, results)
+            try:
+                if type(request) is not tuple:
+                    request = walk.send([next(contents) for _ in request])
+                elif (content := next(contents)) is not None:
+                    request = walk.send(content)
+                else:
+                    request = walk.throw(BadAddress(*request))
+            except StopIteration as end:
+                results[index] = end.value
+            except BadAddress:
+                pass
             else:
-                _advance(walk, [next(contents) for _ in request], index, pending, results)
+                pending.append((index, walk, request))
     return results
-
-
-def _advance(
-    walk: Walk[T], answer: Any, index: int, pending: list[tuple[int, Walk[T], Any]], results: list[T | None]
-) -> None:
-    try:
-        request = walk.throw(answer) if type(answer) is BadAddress else walk.send(answer)
-    except StopIteration as end:
-        results[index] = end.value
-    except BadAddress:
-        pass
-    else:
-        pending.append((index, walk, request))
 
 
 def walk_alone(memory: Memory, walk: Walk[T]) -> T:
