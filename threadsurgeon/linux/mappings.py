@@ -54,7 +54,7 @@ def list_mapped_files(pid: int) -> list[MappedFile]:
     except PermissionError:
         raise PermissionDenied(f"/proc/{pid}/maps is not readable for us") from None
     files: dict[bytes, MappedFile] = {}
-    loaded: set[bytes] = set()
+    ranks: dict[bytes, int] = {}
     first: MappedFile | None = None
     previous = (b"", 0)
     for match in _LINE.finditer(text):
@@ -65,11 +65,11 @@ def list_mapped_files(pid: int) -> list[MappedFile]:
         if first is None or path != previous[0] or position <= previous[1]:
             first = MappedFile(pid, os.fsdecode(path), int(start, 16), int(end, 16), position)
         previous = path, position
-        # A program may also read its library as data, at a lower address: the loaded one has code that can run.
-        if path not in files or (b"x" in permissions and path not in loaded):
-            files[path] = first
-            if b"x" in permissions:
-                loaded.add(path)
+        # A program may also read its library as data, at a lower address: the loaded one has code that can run. And libffi maps
+        # pages of its code once more, for trampolines (tramp.c): the loaded one begins where the file does.
+        rank = 0 if b"x" not in permissions else 1 if first.offset else 2
+        if rank > ranks.get(path, -1):
+            files[path], ranks[path] = first, rank
     return list(files.values())
 
 

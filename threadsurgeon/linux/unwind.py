@@ -92,9 +92,9 @@ class CodeMap:
 
     def table(self, image: Image) -> UnwindTable:
         """Return the unwind information of the image."""
-        table = self._tables.get(image.bias ^ image.file.start)
+        table = self._tables.get(image.file.start)
         if table is None:
-            table = self._tables[image.bias ^ image.file.start] = UnwindTable(image.elf)
+            table = self._tables[image.file.start] = UnwindTable(image.elf)
         return table
 
     def find(self, address: int) -> Code | None:

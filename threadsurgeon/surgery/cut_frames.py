@@ -21,6 +21,7 @@ from threadsurgeon.debugger.cut_frames import Hand, Seen, Times
 from threadsurgeon.debugger.session import Session
 from threadsurgeon.errors import Refused, UnsupportedPython
 from threadsurgeon.inventory import Target
+from threadsurgeon.linux.eh_frame import BadUnwindInfo
 from threadsurgeon.linux.function_names import FunctionNames
 from threadsurgeon.linux.mappings import iterate_images
 from threadsurgeon.linux.memory import BadAddress
@@ -265,9 +266,28 @@ class _Cut:
         if return_address not in contracts:
             function = self._site.names.find(stack.frames[index - 1].code)
             instructions = self._hand.disassemble(return_address)
-            contracts[return_address] = find_contract(instructions, function)
+            contracts[return_address] = find_contract(instructions, function, self._name_at)
             logger.debug("%s at %#x: %s from %s", function, return_address, contracts[return_address], instructions)
         return contracts[return_address]
+
+    def _name_at(self, address: int) -> str | None:
+        try:
+            code = self._site.code_map.find(address)
+        except BadUnwindInfo:
+            return None
+        if code is not None and code.start == address:
+            return self._site.names.find(code)
+        # A stub of the procedure linkage table: jmp *x(%rip), in later versions of it behind an endbr64.
+        try:
+            stub = self._site.target.memory.read(address, 16)
+            jump = stub.find(b"\xff\x25", 0, 8)
+            if jump < 0:
+                return None
+            slot = address + jump + 6 + int.from_bytes(stub[jump + 2 : jump + 6], "little", signed=True)
+            code = self._site.code_map.find(int.from_bytes(self._site.target.memory.read(slot, 8), "little"))
+        except (BadAddress, BadUnwindInfo):
+            return None
+        return None if code is None else self._site.names.find(code)
 
     def _holds_gil(self) -> bool:
         runtime = self._site.target.runtime

@@ -8,7 +8,7 @@ a few functions return 0 on error. gdb disassembles; the value is followed throu
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 NULL, MINUS_ONE = 0, -1
 
@@ -19,32 +19,47 @@ _MINUS_ONE_FUNCTIONS = re.compile(
     r"|Object_GetOptionalAttr|Object_LookupAttr)\w*$"
 )
 
-_BRANCH_BY_SIGN = ("js", "jns", "jl", "jge", "jle", "jg")
-_BRANCH_BY_ZERO = ("je", "jne", "jz", "jnz")
+# Functions that return an object, NULL on error, whose result may be looked at by yet another function first.
+_NULL_FUNCTIONS = re.compile(
+    r"_?Py(Object_(Vectorcall\w*|VectorcallMethod|Call\w*|MakeTpCall|GetAttr\w*|GetItem|GetIter|RichCompare|Repr|Str|Format)"
+    r"|Number_(?!Check|AsSsize)\w+|Iter_Next|Sequence_(List|Tuple|GetItem)|List_Extend|CFunction_\w+|Vectorcall_Call"
+    r"|Tuple_\w+|Import_Import\w+|Long_(Add|Subtract|Multiply)|Unicode_(Concat|Join))$"
+)
+# It gets the result of a call as its third argument, and returns it if all is well: of pointers only (3.9 on).
+_CHECK_RESULT = "_Py_CheckFunctionResult"
+_THIRD_ARGUMENT = "rdx"
+
+_BY_SIGN = ("s", "ns", "l", "ge", "le", "g")
 _SCRATCH = ("rax", "rcx", "rdx", "rsi", "rdi", "r8", "r9", "r10", "r11")
 _WORDS = {f"%e{name}": f"r{name}" for name in ("ax", "bx", "cx", "dx", "si", "di", "bp", "sp")} | {
     f"%r{number}d": f"r{number}" for number in range(8, 16)
 }
 
 
-def find_contract(instructions: Sequence[str], function: str | None) -> int | None:
+def find_contract(
+    instructions: Sequence[str], function: str | None, name_of: Callable[[int], str | None] = lambda _: None
+) -> int | None:
     """Return what the function, if its name is known, is to return to the caller that goes on with these instructions.
 
-    None where that cannot be told.
+    None where that cannot be told. ``name_of``: the name of the function at an address.
     """
+    if function is not None and _NULL_FUNCTIONS.match(function):
+        return NULL
     if function is not None and _MINUS_ONE_FUNCTIONS.match(function):
         return MINUS_ONE
     places = {"rax"}  # where the result is by now
     tested: int | None = None  # bits that were last compared with 0
     for text in instructions:
         mnemonic, operands = _split(text)
-        if tested is not None and mnemonic.startswith("j"):
-            if mnemonic in _BRANCH_BY_SIGN:
+        condition = re.fullmatch(r"(?:j|set|cmov)(n?[esz]|[lg]e?)", mnemonic)
+        if tested is not None and condition is not None:
+            if condition[1] in _BY_SIGN:
                 return MINUS_ONE
-            if mnemonic in _BRANCH_BY_ZERO:
-                return NULL if tested == 64 else None
-            tested = None
+            return NULL if tested == 64 else None
         if mnemonic.startswith("call"):
+            called = re.match(r"0x[0-9a-f]+$", "".join(operands))
+            if _THIRD_ARGUMENT in places and called is not None and name_of(int(called[0], 16)) == _CHECK_RESULT:
+                return NULL
             places -= set(_SCRATCH)
         elif mnemonic.startswith("test") and len(operands) == 2 and operands[0] == operands[1]:
             tested = _bits(operands[0], mnemonic) if _place(operands[0]) in places else None

@@ -152,4 +152,5 @@ class SafetyRules:
 
 
 def is_libc(image: Image) -> bool:
+    """Say whether it is the C library, a part of it as in older ones, or the dynamic loader."""
     return _LIBC.match(os.path.basename(image.file.path)) is not None
