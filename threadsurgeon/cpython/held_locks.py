@@ -19,11 +19,16 @@ from threadsurgeon.cpython.threads import ThreadState, read_thread_state
 from threadsurgeon.linux.memory import BadAddress, Memory
 
 LOOKS = 3
+# At a thread that runs through blocks, one look in twenty sees something that was not so: nothing is there each time.
+LOOKS_AT_MOVING = 10
 TRIES = 8  # for each look: a stack that changed while it was walked is walked again
 MAX_NESTED = 8  # context managers made of generators that use such context managers
 MAX_EXCEPTIONS = 1000
 MAX_LOCALS = 4096
+MAX_ATTRIBUTES = 1000
 CONDITION = "threading.Condition"
+# Where a lock was found. An RLock says itself who owns it, however it was taken.
+WITH_BLOCK, LOCAL_VARIABLE, ATTRIBUTE = "with block", "local variable", "attribute of self"
 
 _pointer = struct.Struct("<Q").unpack_from
 _signed32 = struct.Struct("<i").unpack_from
@@ -35,14 +40,14 @@ class HeldLock(NamedTuple):
     ``proven``: an RLock says itself that the thread owns it; any other lock is locked, and leaving a ``with`` block that the
     thread has entered releases it.
     ``times``: how often the thread has taken it and not released it.
-    ``frame``: the index of the frame with that block; ``in_block`` is False for an RLock found in a local variable of it.
+    ``frame``: the index of the frame that has that block; or that leads to the RLock, if no block does: see ``found_in``.
     """
 
     type_name: str
     address: int
     times: int
     frame: int
-    in_block: bool
+    found_in: str
     proven: bool
 
 
@@ -82,6 +87,7 @@ class _Lock(NamedTuple):
     address: int
     type_name: str
     state: LockState | None
+    found_in: str
 
 
 class _Entered(NamedTuple):
@@ -105,6 +111,7 @@ class _FrameSight(NamedTuple):
     rlocks: list[_Lock]
     waits_for: int
     handling: bool
+    torn: bool
 
 
 class _Look(NamedTuple):
@@ -136,8 +143,8 @@ def read_holdings(memory: Memory, runtime: Runtime, state: ThreadState, frames: 
     nothing = Holdings((), (), (), False, False)
     if runtime.layout.free_threaded:
         return nothing
-    looks = []
-    for _ in range(LOOKS):
+    looks: list[_Look] = []
+    while len(looks) < LOOKS or (len(looks) < LOOKS_AT_MOVING and any(look.frames != looks[0].frames for look in looks)):
         look = _HoldingReader(memory, runtime, state).look()
         if look is None:
             return nothing
@@ -146,6 +153,7 @@ def read_holdings(memory: Memory, runtime: Runtime, state: ThreadState, frames: 
     seen = [{(frame.address, frame.code) for frame in look.frames} for look in looks]
     readable = all(None not in look.sights for look in looks)
     complete = readable and all(set(indexes) == keys for keys in seen)
+    complete = complete and not any(sight.torn for look in looks for sight in look.sights if sight)
     waits_for = {sight.waits_for for look in looks for sight in look.sights if sight and sight.waits_for}
 
     blocks = []
@@ -160,7 +168,7 @@ def read_holdings(memory: Memory, runtime: Runtime, state: ThreadState, frames: 
         if key[0] in indexes and all(key in each for each in rlocks) and key[1] not in locks:
             held = _judge_lock([each[key] for each in rlocks], indexes[key[0]], state.ident)
             if held is not None:
-                locks[key[1]] = held._replace(in_block=False)
+                locks[key[1]] = held
     handling = set.intersection(*(look.find_handling() for look in looks))
     return Holdings(
         blocks=tuple(blocks),
@@ -187,13 +195,13 @@ def _judge_block(same: list[_Block], index: int, ident: int, waits_for: set[int]
 def _judge_lock(same: list[_Lock], index: int, ident: int) -> HeldLock | None:
     """Return the lock as held, None if in any look it was not."""
     states = [lock.state for lock in same]
-    address, type_name, _ = same[0]
+    address, type_name, _, found_in = same[0]
     known = [state for state in states if state is not None]
     if len(known) < len(states):  # of a shape that we do not know: its block is entered, so it should be held
-        return HeldLock(type_name, address, 1, index, True, False)
+        return HeldLock(type_name, address, 1, index, found_in, False)
     if any(not state.locked or (state.owner is not None and state.owner != ident) for state in known):
         return None
-    return HeldLock(type_name, address, min(state.times for state in known), index, True, True)
+    return HeldLock(type_name, address, min(state.times for state in known), index, found_in, True)
 
 
 class _HoldingReader:
@@ -252,34 +260,58 @@ class _HoldingReader:
             if type_name.find(CONDITION) is not None:
                 lock = yield from self._read_condition_lock(values[0])
                 waits_for = lock.address if lock is not None else 0
+        rlocks = yield from self._read_rlocks(values, LOCAL_VARIABLE)
+        if values and values[0]:
+            rlocks += yield from self._read_rlocks((yield from self._read_attributes(values[0])), ATTRIBUTE)
         entered: list[_Block] = []
-        yield from self._add_blocks(entered, (frame.address, frame.code), blocks, None, 0)
-        rlocks = yield from self._read_rlocks(values)
-        return _FrameSight(entered, rlocks, waits_for, blocks.handling)
+        torn = False
+        for slot, words in (yield from self._read_exits(blocks)).items():
+            # The frame may leave the block meanwhile, and what stood there be something else by now.
+            try:
+                found = yield from self._read_entered((frame.address, frame.code), slot, words, None, 0)
+                again = yield from self._read_raw_frame(frame.address)
+                exits = yield from self._read_exits((yield from self._blocks.read_blocks(again)))
+            except BadAddress:
+                exits = {}
+            if exits.get(slot) == words:
+                entered += found
+            else:
+                torn = True
+        return _FrameSight(entered, rlocks, waits_for, blocks.handling, torn)
 
-    def _add_blocks(
-        self, found: list[_Block], frame: tuple[int, int], blocks: FrameBlocks, generator: str | None, nested: int
-    ) -> Walk[None]:
-        for slot in blocks.exits:
-            bound_exit, manager = yield from self._read_manager(slot)
-            type_name = yield from self._locks.read_type_of(manager)
-            inner = yield from self._find_generator(manager, type_name)
-            if inner is not None and nested < MAX_NESTED:
-                code = yield from self._blocks.read_code(inner.code)
-                inner_blocks = yield from self._blocks.read_blocks(inner)
-                yield from self._add_blocks(found, frame, inner_blocks, code.name, nested + 1)
-            lock = yield from self._read_manager_lock(manager, type_name)
-            found.append(_Block(_Entered(frame, slot, bound_exit, manager, generator), type_name.name, lock))
+    def _read_exits(self, blocks: FrameBlocks) -> Walk[dict[int, tuple[int, int]]]:
+        """Return what is on the stack for each ``__exit__``: before 3.14 (0, method), later (function, self or 0)."""
+        contents = yield [(slot - POINTER, 2 * POINTER) for slot in blocks.exits]
+        exits = {}
+        for slot, content in zip(blocks.exits, contents, strict=True):
+            if content is not None:
+                below, top = struct.unpack("<QQ", content)
+                exits[slot] = (below & TAG_MASK, top & TAG_MASK) if self._layout.version >= (3, 14) else (0, top)
+        return exits
 
-    def _read_manager(self, slot: int) -> Walk[tuple[int, int]]:
-        """Return what is on the stack for ``__exit__``, and the object it belongs to: itself if it is no method."""
-        if self._layout.version >= (3, 14):  # LOAD_SPECIAL: the function and its self, which is NULL if it is bound
-            content = yield (slot - POINTER, 2 * POINTER)
-            bound_exit, manager = (word & TAG_MASK for word in struct.unpack("<QQ", content))
-            if manager:
-                return bound_exit, manager
-        else:
-            bound_exit = yield from self._objects.read_pointer(slot)
+    def _read_entered(
+        self, frame: tuple[int, int], slot: int, words: tuple[int, int], generator: str | None, nested: int
+    ) -> Walk[list[_Block]]:
+        """Return the block whose exit is on the stack, after those in the generator behind it."""
+        found: list[_Block] = []
+        bound_exit, manager = yield from self._read_manager(words)
+        type_name = yield from self._locks.read_type_of(manager)
+        inner = yield from self._find_generator(manager, type_name)
+        if inner is not None and nested < MAX_NESTED:
+            code = yield from self._blocks.read_code(inner.code)
+            inner_blocks = yield from self._blocks.read_blocks(inner)
+            for inner_slot, inner_words in (yield from self._read_exits(inner_blocks)).items():
+                found += yield from self._read_entered(frame, inner_slot, inner_words, code.name, nested + 1)
+        lock = yield from self._read_manager_lock(manager, type_name)
+        found.append(_Block(_Entered(frame, slot, bound_exit, manager, generator), type_name.name, lock))
+        return found
+
+    def _read_manager(self, words: tuple[int, int]) -> Walk[tuple[int, int]]:
+        """Return what would be called for ``__exit__``, and the object it belongs to: itself if it is no method."""
+        function, last = words
+        if function and last:
+            return function, last
+        bound_exit = function or last  # 3.14 on: LOAD_SPECIAL pushes NULL as self where the class has no plain method
         type_address = yield from self._objects.read_pointer(bound_exit + self._layout.pyobject.ob_type)
         if type_address == self._method_type:
             field = self._layout.method_object.im_self
@@ -301,17 +333,19 @@ class _HoldingReader:
         type_address = yield from self._objects.read_pointer(generator + self._layout.pyobject.ob_type)
         if type_address != self._generator_type:
             return None
+        fields = self._layout.gen_object
+        if fields.gi_iframe is not None:
+            return (yield from self._read_raw_frame(generator + fields.gi_iframe))
+        assert fields.gi_frame is not None
+        address = yield from self._objects.read_pointer(generator + fields.gi_frame)
+        return (yield from self._read_raw_frame(address)) if address else None
+
+    def _read_raw_frame(self, address: int) -> Walk[RawFrame]:
         old, new = self._layout.frame_object, self._layout.interpreter_frame
         if old is not None:
-            assert self._layout.gen_object.gi_frame is not None
-            address = yield from self._objects.read_pointer(generator + self._layout.gen_object.gi_frame)
-            if not address:
-                return None
             content = yield (address, old.f_lasti + 4)
             return RawFrame(address, _pointer(content, old.f_code)[0], _signed32(content, old.f_lasti)[0])
-        assert self._layout.gen_object.gi_iframe is not None
         assert new is not None
-        address = generator + self._layout.gen_object.gi_iframe
         content = yield (address, new.localsplus)
         code = _pointer(content, new.executable)[0] & TAG_MASK
         return RawFrame(address, code, _pointer(content, new.instr_ptr)[0])
@@ -319,7 +353,7 @@ class _HoldingReader:
     def _read_manager_lock(self, manager: int, type_name: TypeName) -> Walk[_Lock | None]:
         if type_name.is_lock:
             state = yield from self._locks.read_lock(manager, type_name)
-            return _Lock(manager, type_name.name, state)
+            return _Lock(manager, type_name.name, state, WITH_BLOCK)
         if type_name.find(CONDITION) is not None:
             return (yield from self._read_condition_lock(manager))
         return None
@@ -332,7 +366,7 @@ class _HoldingReader:
         if not type_name.is_lock:
             return None
         state = yield from self._locks.read_lock(attributes["_lock"], type_name)
-        return _Lock(attributes["_lock"], type_name.name, state)
+        return _Lock(attributes["_lock"], type_name.name, state, WITH_BLOCK)
 
     def _read_locals(self, blocks: FrameBlocks) -> Walk[list[int]]:
         count = min(blocks.locals_count, MAX_LOCALS)
@@ -341,12 +375,20 @@ class _HoldingReader:
         content = yield (blocks.locals_address, count * POINTER)
         return [word & TAG_MASK for word in struct.unpack(f"<{count}Q", content)]
 
-    def _read_rlocks(self, values: Iterable[int]) -> Walk[list[_Lock]]:
-        """Return those of the objects that are an RLock: it says itself who owns it, however it was taken."""
-        addresses = [value for value in dict.fromkeys(values) if value]
-        types = yield [(address + self._layout.pyobject.ob_type, POINTER) for address in addresses]
+    def _read_attributes(self, address: int) -> Walk[list[int]]:
+        """Return the instance attributes of an object, which may be a method's ``self``, or anything."""
+        try:
+            attributes = yield from self._objects.list_attributes(address)
+        except BadAddress:
+            return []
+        return attributes if len(attributes) <= MAX_ATTRIBUTES else []
+
+    def _read_rlocks(self, addresses: Iterable[int], found_in: str) -> Walk[list[_Lock]]:
+        """Return those of the objects that are an RLock."""
+        candidates = [address for address in dict.fromkeys(addresses) if address]
+        types = yield [(address + self._layout.pyobject.ob_type, POINTER) for address in candidates]
         found = []
-        for address, content in zip(addresses, types, strict=True):
+        for address, content in zip(candidates, types, strict=True):
             if content is None:
                 continue
             try:
@@ -355,5 +397,5 @@ class _HoldingReader:
             except BadAddress:  # a local variable that is not set has left anything there
                 continue
             if state is not None:
-                found.append(_Lock(address, type_name.name, state))
+                found.append(_Lock(address, type_name.name, state, found_in))
         return found

@@ -61,9 +61,10 @@ class ObjectReader:
         """Return the text of a compact ``str`` object, cut to MAX_TEXT characters."""
         unicode = self.layout.unicode_object
         # Most texts are short: what follows the header is read with it, if it is there to be read.
-        header, longer = yield [(address, unicode.asciiobject_size), (address, unicode.asciiobject_size + SHORT_TEXT)]
-        if header is None:
-            raise BadAddress(address, unicode.asciiobject_size)
+        try:
+            header = yield (address, unicode.asciiobject_size + SHORT_TEXT)
+        except BadAddress:
+            header = yield (address, unicode.asciiobject_size)
         (length,) = _signed(header, unicode.length)
         (state,) = _unsigned32(header, unicode.state)
         kind = state >> self._kind_shift & 7
@@ -72,8 +73,8 @@ class ObjectReader:
             raise BadAddress(address, unicode.asciiobject_size)
         if length == 0:
             return ""
-        if ascii_only and length <= SHORT_TEXT and longer is not None:
-            return str(longer[unicode.asciiobject_size : unicode.asciiobject_size + length], "latin-1")
+        if ascii_only and unicode.asciiobject_size + length <= len(header):
+            return str(header[unicode.asciiobject_size : unicode.asciiobject_size + length], "latin-1")
         start = address + (unicode.asciiobject_size if ascii_only else unicode.compactunicodeobject_size)
         content = yield (start, min(length, MAX_TEXT) * kind)
         encoding = {1: "latin-1", 2: "utf-16-le", 4: "utf-32-le"}[kind]
@@ -183,6 +184,25 @@ class ObjectReader:
 
     def read_attributes(self, address: int, *names: str) -> Walk[dict[str, int]]:
         """Return the addresses of the instance attributes with these names, as far as the instance has them."""
+        keys, values, dictionary = yield from self._find_attributes(address)
+        if values:
+            return (yield from self._read_slots(keys, values, names))
+        if not dictionary:
+            return {}
+        entries = yield from self.read_dict(dictionary)
+        return (yield from self.find_items(entries, *names))
+
+    def list_attributes(self, address: int) -> Walk[list[int]]:
+        """Return the addresses of all instance attributes."""
+        keys, values, dictionary = yield from self._find_attributes(address)
+        if values:
+            entries = yield from self._read_split(keys, values)
+        else:
+            entries = (yield from self.read_dict(dictionary)) if dictionary else []
+        return [value for key, value in entries if key and value]
+
+    def _find_attributes(self, address: int) -> Walk[tuple[int, int, int]]:
+        """Return where an instance keeps its attributes: (keys, values) of a shared table, or a dict; the others are 0."""
         managed = self.layout.version >= (3, 11)
         before = _PREHEADER if managed else 0
         content = yield (address - before, before + self.layout.pyobject.size)
@@ -195,12 +215,7 @@ class ObjectReader:
         else:
             values = 0
             dictionary = (yield from self.read_pointer(address + type_.dictoffset)) if type_.dictoffset > 0 else 0
-        if values:
-            return (yield from self._read_slots(type_.cached_keys, values, names))
-        if not dictionary:
-            return {}
-        entries = yield from self.read_dict(dictionary)
-        return (yield from self.find_items(entries, *names))
+        return (type_.cached_keys, values, 0) if values else (0, 0, dictionary)
 
     def _find_managed(self, address: int, content: bytes, type_: _Type) -> tuple[int, int]:
         """Return (dict, values) of an object that keeps them where the interpreter wants: one of the two is not 0.

@@ -13,7 +13,8 @@ LOCK, RLOCK = "_thread.lock", "_thread.RLock"
 GATE = threading.Lock()  # the main thread holds it: here the victim gets stuck
 
 SCENARIOS = {}
-_truth = {"taken": False, "blocks": [], "locks": [], "handling": [], "waits": [], "generators": []}
+_truths = {}  # by scenario
+_mine = threading.local()
 
 
 def scenario(function):
@@ -21,13 +22,56 @@ def scenario(function):
     return function
 
 
-def stuck(blocks=(), locks=(), handling=(), generators=(), unused=None):
-    """Say what is true now, and wait for ever. Blocks: (function, type, object); locks: (type, object, times)."""
-    _truth["blocks"] = [[function, kind, id(one)] for function, kind, one in blocks]
-    _truth["locks"] = [[kind, id(one), times] for kind, one, times in locks]
-    _truth["handling"] = list(handling)
-    _truth["generators"] = list(generators)
+def tell(blocks=(), locks=(), handling=(), generators=(), waits=False, unused=None):
+    """Say what is true now. Blocks: (function, type, object); locks: (type, object, times)."""
+    _mine.truth.update(
+        told=True,
+        blocks=[[function, kind, id(one)] for function, kind, one in blocks],
+        locks=[[kind, id(one), times] for kind, one, times in locks],
+        handling=list(handling),
+        generators=list(generators) or [None] * len(blocks),
+        waits=waits,
+    )
+
+
+def stuck(*arguments, **more):
+    tell(*arguments, **more)
     GATE.acquire()
+
+
+@scenario
+def spins():
+    """In one block all the while, in another one at times."""
+    lock, other = threading.Lock(), threading.Lock()
+    number = 0
+    with lock:
+        tell([("spins", LOCK, other), ("spins", LOCK, lock)], [(LOCK, lock, 1)])
+        while True:
+            with other:
+                number += 1
+
+
+@scenario
+def runs_through():
+    """In a block now and then; what is never taken stands in the same places of the stack: exits of others' locks."""
+    mine, others, rlock = threading.Lock(), threading.Lock(), threading.RLock()
+    others.acquire()
+    tell([("runs_through", LOCK, mine)])
+    number = 0
+    while True:
+        with mine:
+            number += 1
+        others.__exit__
+        rlock.__exit__
+        for _ in "xy":
+            with mine:
+                number += 1
+            (others.__exit__, rlock.__exit__)
+        try:
+            with mine:
+                pass
+        finally:
+            [rlock.__exit__ for _ in "x"]
 
 
 @scenario
@@ -126,11 +170,12 @@ def will_wait(blocks, lock):
 
     def take():
         lock.acquire()
-        _truth["taken"] = True
+        truth["told"] = True
         threading.Event().wait()
 
-    _truth["blocks"] = [[function, kind, id(one)] for function, kind, one in blocks]
-    _truth["waits"] = [id(one) for _, _, one in blocks]
+    tell(blocks, waits=True)
+    truth = _mine.truth
+    truth["told"] = False
     threading.Thread(target=take, name="taker", daemon=True).start()
 
 
@@ -186,6 +231,7 @@ def entering():
     """It waits for the lock: it does not have it."""
     lock = threading.Lock()
     lock.acquire()
+    tell()
     with lock:
         raise AssertionError
 
@@ -206,6 +252,22 @@ def acquired():
     rlock.acquire()
     rlock.acquire()
     stuck([], [(RLOCK, rlock, 2)])
+
+
+class Worker:
+    def __init__(self):
+        self.name = "worker"
+        self.lock = threading.RLock()
+        self.free = threading.RLock()
+
+    def works(self):
+        self.lock.acquire()
+        stuck([], [(RLOCK, self.lock, 1)])
+
+
+@scenario
+def acquired_attribute():
+    Worker().works()
 
 
 @scenario
@@ -398,14 +460,21 @@ def mixed(*arguments, **more):
         shares()
 
 
+def perform(name):
+    _mine.truth = _truths[name] = {"tid": threading.get_native_id(), "told": False}
+    SCENARIOS[name]()
+
+
 def victim():
-    SCENARIOS[os.environ.get("SCENARIO", "one")]()
+    perform(os.environ.get("SCENARIO", "one"))
 
 
 def more():
-    return dict(_truth, own=id(_backchannel.OWN_LOCK))
+    return {"truths": _truths, "own": id(_backchannel.OWN_LOCK)}
 
 
 GATE.acquire()
-
+if "ALL" in os.environ:
+    for name in sorted(set(SCENARIOS) - {"one", "spins", "runs_through"}):
+        threading.Thread(target=perform, args=(name,), name=name, daemon=True).start()
 _backchannel.run(victim, more=more)
