@@ -10,6 +10,20 @@ import gdb
 from .machine import read_number, read_register, write_number
 
 
+def check_thread(pid: int, tid: int, start_time: int) -> None:
+    """Make sure that the traced thread is the one that was meant, and that its process as a whole is not traced.
+
+    Raises:
+        gdb.GdbError: it is not.
+    """
+    stat = Path(f"/proc/{pid}/task/{tid}/stat").read_text(errors="replace")
+    started = int(stat.rpartition(")")[2].split()[19])  # field 22; the name before it may hold blanks and brackets
+    if started != start_time:
+        raise gdb.GdbError(f"mismatch: thread {tid} started at {started}, not {start_time}: it is another one")
+    if "\nTracerPid:\t0\n" not in Path(f"/proc/{pid}/status").read_text(errors="replace"):
+        raise gdb.GdbError(f"traced: the main thread of process {pid} is traced, by us or another")
+
+
 @dataclass(frozen=True)
 class Victim:
     """What the look plane found out about the thread; see ``threadsurgeon/surgery/technique.py``."""
@@ -33,12 +47,7 @@ class Victim:
         Raises:
             gdb.GdbError: something is not as it was seen.
         """
-        stat = Path(f"/proc/{self.pid}/task/{self.tid}/stat").read_text(errors="replace")
-        started = int(stat.rpartition(")")[2].split()[19])  # field 22; the name before it may hold blanks and brackets
-        if started != self.start_time:
-            raise gdb.GdbError(f"mismatch: thread {self.tid} started at {started}, not {self.start_time}: it is another one")
-        if "\nTracerPid:\t0\n" not in Path(f"/proc/{self.pid}/status").read_text(errors="replace"):
-            raise gdb.GdbError(f"traced: the main thread of process {self.pid} is traced, by us or another")
+        check_thread(self.pid, self.tid, self.start_time)
         recorded = read_number(self.thread_id_address)
         if recorded != self.ident:
             raise gdb.GdbError(f"mismatch: the thread state is of thread {recorded:#x}, not {self.ident:#x}")

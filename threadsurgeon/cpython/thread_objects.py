@@ -28,7 +28,7 @@ def read_thread_objects(
     There are none where ``threading`` was not imported, and none for threads that it did not start.
     """
     try:
-        active = walk_alone(memory, _read_active(objects, interpreter))
+        active = walk_alone(memory, read_active(objects, interpreter))
     except BadAddress:
         return {}  # the dict was resized under us, or there is none yet: names are not worth an error
     contents = memory.read_many([(key, objects.int_size) for key, _ in active])
@@ -47,7 +47,7 @@ def read_thread_objects(
     return {ident: thread for ident, thread in zip(by_ident, threads, strict=True) if thread is not None}
 
 
-def _read_active(objects: ObjectReader, interpreter: Interpreter) -> Walk[list[tuple[int, int]]]:
+def read_active(objects: ObjectReader, interpreter: Interpreter) -> Walk[list[tuple[int, int]]]:
     """Return the (ident, Thread) addresses of ``threading._active``."""
     modules = yield from objects.read_dict(interpreter.modules)
     threading = (yield from objects.find_items(modules, "threading")).get("threading")

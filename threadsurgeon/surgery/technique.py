@@ -50,6 +50,7 @@ class Effect(str, Enum):
     RAISED = "raised"  # raised where CPython checks for signals
     DELIVERED = "delivered-by-eval-loop"  # the pending exception was raised before a check was reached
     NO_CHECK = "no-check"  # no check was reached in time; nothing was raised
+    EXITING = "exiting"  # the thread ends by itself now, without unwinding
     CAUGHT = "caught"  # raised again and again, and caught every time
     CUT = "cut"  # native frames were removed, and it was raised below them
 
