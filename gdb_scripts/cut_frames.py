@@ -5,7 +5,6 @@ What to change is for the session to decide, which can unwind; here a thread is 
 
 from __future__ import annotations
 
-import re
 import time
 from contextlib import ExitStack
 from typing import Any
@@ -20,8 +19,8 @@ from .victim import Victim
 
 # By their DWARF numbers: threadsurgeon/linux/unwind.py.
 REGISTERS = ("rax", "rdx", "rcx", "rbx", "rsi", "rdi", "rbp", "rsp", *(f"r{number}" for number in range(8, 16)), "rip")
-MOST_INSTRUCTIONS = 64
-JUMP = re.compile(r"jmpq? +\*?(0x[0-9a-f]+)")
+MOST_INSTRUCTIONS = 48
+BLOCK_ENDS = ("jmp", "ret", "hlt", "ud2", "(bad)")
 
 
 class Held:
@@ -133,27 +132,20 @@ def look() -> dict[str, Any]:
 
 @command("-ts-disassemble")
 def disassemble(*, address: int) -> dict[str, Any]:
-    """Return instructions as text, from the address on along unconditional jumps. The thread stays as it is."""
+    """Return instructions, each as address and text, from that address to the next unconditional jump or return."""
     global _held
     held = _take()
     with ExitStack() as undo:
         undo.callback(held.release)
         architecture = gdb.newest_frame().architecture()
-        instructions: list[str] = []
-        while len(instructions) < MOST_INSTRUCTIONS:
-            for instruction in architecture.disassemble(address, count=16):
+        instructions: list[tuple[int, str]] = []
+        while len(instructions) < MOST_INSTRUCTIONS and not (instructions and instructions[-1][1].startswith(BLOCK_ENDS)):
+            for instruction in architecture.disassemble(address, count=8):
                 text = str(instruction["asm"])
-                instructions.append(text)
+                instructions.append((int(instruction["addr"]), text))
                 address = int(instruction["addr"]) + int(instruction["length"])
-                jump = JUMP.match(text)
-                if jump is not None and "*" not in text:
-                    address = int(jump[1], 16)
+                if text.startswith(BLOCK_ENDS):
                     break
-                if text.startswith(("ret", "hlt", "ud2", "(bad)", "jmp")):
-                    address = -1
-                    break
-            if address < 0:
-                break
         undo.pop_all()
         _held = held
     return {"instructions": instructions}

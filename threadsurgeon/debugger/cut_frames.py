@@ -53,9 +53,10 @@ class Hand:
             self._session.interrupt()
         return self._seen(self._send("-ts-look", {}))
 
-    def disassemble(self, address: int) -> list[str]:
-        """Return some instructions as text, from the address on."""
-        return [str(text) for text in self._send("-ts-disassemble", {"address": address})["instructions"]]
+    def disassemble(self, address: int) -> list[tuple[int, str]]:
+        """Return instructions, each as address and text, from that address to the next unconditional jump or return."""
+        reply = self._send("-ts-disassemble", {"address": address})
+        return [(int(where), str(text)) for where, text in reply["instructions"]]
 
     def redirect(self, stack: int, content: bytes, program_counter: int) -> Times:
         """Let the thread go on elsewhere, with another stack, and detach. Leaves behind: just that."""

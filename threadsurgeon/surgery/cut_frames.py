@@ -265,9 +265,9 @@ class _Cut:
         contracts = self._site.contracts
         if return_address not in contracts:
             function = self._site.names.find(stack.frames[index - 1].code)
-            instructions = self._hand.disassemble(return_address)
-            contracts[return_address] = find_contract(instructions, function, self._name_at)
-            logger.debug("%s at %#x: %s from %s", function, return_address, contracts[return_address], instructions)
+            contract = find_contract(self._hand.disassemble, return_address, function, self._name_at)
+            logger.debug("%s is to return %s to %#x", function, contract, return_address)
+            contracts[return_address] = contract
         return contracts[return_address]
 
     def _name_at(self, address: int) -> str | None:
