@@ -175,6 +175,7 @@ def build_chain(
 # ThreadHandle of Modules/_threadmodule.c, 3.13 on: two list nodes, then these. In 3.13 (gh-114271) it took over from the
 # lock _tstate_lock, which PyThreadState_Clear releases.
 HANDLE_IDENT, HANDLE_OS_HANDLE, HANDLE_STATE, HANDLE_EXITING, HANDLE_SIZE = 32, 40, 48, 57, 72
+HANDLE_NAMES = ("_os_thread_handle", "_handle")  # of class Thread: 3.14 on, 3.13
 RUNNING = struct.pack("<iiBB", 1, 3, 0, 0)  # has_os_handle, THREAD_HANDLE_RUNNING, not locked, not exiting
 
 
@@ -191,9 +192,10 @@ def find_handle(target: Target, examination: Examination) -> int | None:
     try:
         for key, thread in walk_alone(target.memory, read_active(objects, state.interpreter)):
             if objects.parse_int(target.memory.read(key, objects.int_size)) == state.ident:
-                wrapper = walk_alone(target.memory, objects.read_attributes(thread, "_handle")).get("_handle")
-                if wrapper is None:
+                found = walk_alone(target.memory, objects.read_attributes(thread, *HANDLE_NAMES))
+                if not found:
                     break
+                (wrapper,) = found.values()
                 pointer = target.memory.read(wrapper + target.runtime.layout.pyobject.size, 8)
                 handle = int.from_bytes(pointer, "little")
                 content = target.memory.read(handle, HANDLE_SIZE)
