@@ -37,7 +37,8 @@ $(STAMP): pyproject.toml
 		{ echo '$(PYTHON) cannot create virtual environments (Debian, Ubuntu: apt install python3-venv)' >&2; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1' # the first to know --group
-	$(BIN)/python -m pip install --quiet --editable . --group dev
+	@# setuptools warns of every editable install, whatever is in it.
+	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable . --group dev
 	@touch $@
 
 $(BENCH_STAMP): $(STAMP)
