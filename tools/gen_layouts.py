@@ -219,6 +219,7 @@ def structs(minor: int, *, free_threaded: bool) -> dict[str, Struct | None]:
                 "with_except_start": "WITH_EXCEPT_START" if minor >= 9 else "WITH_CLEANUP_START",
                 "push_exc_info": since(11, "PUSH_EXC_INFO"),
                 "copy": since(11, "COPY"),
+                "instrumented_instruction": since(12, "INSTRUMENTED_INSTRUCTION"),
             },
         ),
     }

@@ -183,6 +183,9 @@ class BlockReader:
             targets = sorted({entry.target for entry in table})
             contents = yield [(start + target, 4) for target in targets]
             begins = {t: begin for t, begin in zip(targets, contents, strict=True) if begin is not None}
+            # A tracer of each single instruction (f_trace_opcodes, since 3.12 this hides them): nothing can be told.
+            if any(self._layout.opcodes.instrumented_instruction in begin[::2] for begin in begins.values()):
+                raise BadAddress(address, layout.size)
         if not 0 <= stack_size < MAX_SLOTS or not 0 <= (locals_count or 0) < MAX_SLOTS:
             raise BadAddress(address, layout.size)
         code = CodeBlocks(name, stack_size, locals_count, instructions, table, begins)

@@ -235,11 +235,12 @@ class ExceptionItem(NamedTuple):
 
 
 class Opcodes(NamedTuple):
-    """Numbers of the instructions that exception handlers begin with."""
+    """Numbers of the instructions that exception handlers begin with, and of what a tracer puts in their place."""
 
     with_except_start: int  # 3.8: WITH_CLEANUP_START
     push_exc_info: int | None  # 3.11 on
     copy: int | None  # 3.11 on
+    instrumented_instruction: int | None  # 3.12 on
 
 
 class Layout(NamedTuple):

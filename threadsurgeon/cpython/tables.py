@@ -30,7 +30,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "cfunction_object": (56, 16, 24),
         "gen_object": (96, 16, None),
         "exception_item": (8, 24),
-        "opcodes": (81, None, None),
+        "opcodes": (81, None, None, None),
     },
     (3, 8, True, False): {
         "runtime_state": (1464, 16, 32, 72, 1152, 592, 620, 616, 596, 1144, None),
@@ -55,7 +55,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "cfunction_object": (56, 16, 24),
         "gen_object": (96, 16, None),
         "exception_item": (8, 24),
-        "opcodes": (81, None, None),
+        "opcodes": (81, None, None, None),
     },
     (3, 9, False, False): {
         "runtime_state": (656, 16, 32, 72, 352, None, None, None, None, 344, None),
@@ -80,7 +80,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "cfunction_object": (56, 16, 24),
         "gen_object": (96, 16, None),
         "exception_item": (8, 24),
-        "opcodes": (49, None, None),
+        "opcodes": (49, None, None, None),
     },
     (3, 9, True, False): {
         "runtime_state": (656, 16, 32, 72, 352, None, None, None, None, 344, None),
@@ -105,7 +105,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "cfunction_object": (56, 16, 24),
         "gen_object": (96, 16, None),
         "exception_item": (8, 24),
-        "opcodes": (49, None, None),
+        "opcodes": (49, None, None, None),
     },
     (3, 10, False, False): {
         "runtime_state": (672, 16, 32, 72, 352, None, None, None, None, 344, None),
@@ -130,7 +130,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "cfunction_object": (56, 16, 24),
         "gen_object": (88, 16, None),
         "exception_item": (8, 24),
-        "opcodes": (49, None, None),
+        "opcodes": (49, None, None, None),
     },
     (3, 10, True, False): {
         "runtime_state": (672, 16, 32, 72, 352, None, None, None, None, 344, None),
@@ -155,7 +155,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "cfunction_object": (56, 16, 24),
         "gen_object": (88, 16, None),
         "exception_item": (8, 24),
-        "opcodes": (49, None, None),
+        "opcodes": (49, None, None, None),
     },
     (3, 11, False, False): {
         "runtime_state": (166688, 24, 40, 80, 360, None, None, None, None, 352, None),
@@ -180,7 +180,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "cfunction_object": (56, 16, 24),
         "gen_object": (88, None, 80),
         "exception_item": (0, 8),
-        "opcodes": (49, 35, 120),
+        "opcodes": (49, 35, 120, None),
     },
     (3, 11, True, False): {
         "runtime_state": (166688, 24, 40, 80, 360, None, None, None, None, 352, None),
@@ -205,7 +205,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "cfunction_object": (56, 16, 24),
         "gen_object": (88, None, 80),
         "exception_item": (0, 8),
-        "opcodes": (49, 35, 120),
+        "opcodes": (49, 35, 120, None),
     },
     (3, 12, False, False): {
         "runtime_state": (459944, 24, 40, 64, None, None, None, None, None, 2008, 2032),
@@ -230,7 +230,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "cfunction_object": (56, 16, 24),
         "gen_object": (80, None, 72),
         "exception_item": (0, 8),
-        "opcodes": (49, 35, 120),
+        "opcodes": (49, 35, 120, 253),
     },
     (3, 12, True, False): {
         "runtime_state": (475960, 24, 40, 64, None, None, None, None, None, 18000, 18024),
@@ -255,7 +255,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "cfunction_object": (56, 16, 24),
         "gen_object": (80, None, 72),
         "exception_item": (0, 8),
-        "opcodes": (49, 35, 120),
+        "opcodes": (49, 35, 120, 253),
     },
     (3, 13, False, False): {
         "runtime_state": (283320, 608, 632, 656, None, None, None, None, None, None, None),
@@ -280,7 +280,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "cfunction_object": (56, 16, 24),
         "gen_object": (80, None, 72),
         "exception_item": (0, 8),
-        "opcodes": (44, 33, 61),
+        "opcodes": (44, 33, 61, 247),
     },
     (3, 13, False, True): {
         "runtime_state": (328256, 608, 632, 656, None, None, None, None, None, None, None),
@@ -305,7 +305,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "cfunction_object": (72, 32, 40),
         "gen_object": (96, None, 88),
         "exception_item": (0, 8),
-        "opcodes": (44, 33, 61),
+        "opcodes": (44, 33, 61, 247),
     },
     (3, 13, True, False): {
         "runtime_state": (299336, 608, 632, 656, None, None, None, None, None, None, None),
@@ -330,7 +330,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "cfunction_object": (56, 16, 24),
         "gen_object": (80, None, 72),
         "exception_item": (0, 8),
-        "opcodes": (44, 33, 61),
+        "opcodes": (44, 33, 61, 247),
     },
     (3, 13, True, True): {
         "runtime_state": (346752, 608, 632, 656, None, None, None, None, None, None, None),
@@ -355,7 +355,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "cfunction_object": (72, 32, 40),
         "gen_object": (96, None, 88),
         "exception_item": (0, 8),
-        "opcodes": (44, 33, 61),
+        "opcodes": (44, 33, 61, 247),
     },
     (3, 14, False, False): {
         "runtime_state": (316616, 784, 808, 832, None, None, None, None, None, None, None),
@@ -380,7 +380,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "cfunction_object": (56, 16, 24),
         "gen_object": (160, None, 72),
         "exception_item": (0, 8),
-        "opcodes": (43, 32, 59),
+        "opcodes": (43, 32, 59, 238),
     },
     (3, 14, False, True): {
         "runtime_state": (365624, 784, 808, 832, None, None, None, None, None, None, None),
@@ -405,7 +405,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "cfunction_object": (72, 32, 40),
         "gen_object": (176, None, 88),
         "exception_item": (0, 8),
-        "opcodes": (43, 32, 59),
+        "opcodes": (43, 32, 59, 238),
     },
     (3, 14, True, False): {
         "runtime_state": (332632, 784, 808, 832, None, None, None, None, None, None, None),
@@ -430,7 +430,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "cfunction_object": (56, 16, 24),
         "gen_object": (160, None, 72),
         "exception_item": (0, 8),
-        "opcodes": (43, 32, 59),
+        "opcodes": (43, 32, 59, 238),
     },
     (3, 14, True, True): {
         "runtime_state": (381696, 784, 808, 832, None, None, None, None, None, None, None),
@@ -455,7 +455,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "cfunction_object": (72, 32, 40),
         "gen_object": (176, None, 88),
         "exception_item": (0, 8),
-        "opcodes": (43, 32, 59),
+        "opcodes": (43, 32, 59, 238),
     },
     (3, 15, False, False): {
         "runtime_state": (346560, 912, 936, 960, None, None, None, None, None, None, None),
@@ -480,7 +480,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "cfunction_object": (56, 16, 24),
         "gen_object": (160, None, 72),
         "exception_item": (0, 8),
-        "opcodes": (41, 30, 57),
+        "opcodes": (41, 30, 57, 237),
     },
     (3, 15, False, True): {
         "runtime_state": (409296, 912, 936, 960, None, None, None, None, None, None, None),
@@ -505,7 +505,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "cfunction_object": (72, 32, 40),
         "gen_object": (176, None, 88),
         "exception_item": (0, 8),
-        "opcodes": (41, 30, 57),
+        "opcodes": (41, 30, 57, 237),
     },
     (3, 15, True, False): {
         "runtime_state": (362584, 912, 936, 960, None, None, None, None, None, None, None),
@@ -530,7 +530,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "cfunction_object": (56, 16, 24),
         "gen_object": (160, None, 72),
         "exception_item": (0, 8),
-        "opcodes": (41, 30, 57),
+        "opcodes": (41, 30, 57, 237),
     },
     (3, 15, True, True): {
         "runtime_state": (425368, 912, 936, 960, None, None, None, None, None, None, None),
@@ -555,6 +555,6 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "cfunction_object": (72, 32, 40),
         "gen_object": (176, None, 88),
         "exception_item": (0, 8),
-        "opcodes": (41, 30, 57),
+        "opcodes": (41, 30, 57, 237),
     },
 }
