@@ -1,6 +1,6 @@
 """threadsurgeon: list the threads of a running CPython process, and make one of them end while the process lives on.
 
-The public door. Everything here also works from the command line; results are the frozen dataclasses of
+The public door. Everything here also works from the command line; results are the named tuples of
 ``threadsurgeon.model``, and every error is a ``threadsurgeon.errors.ThreadsurgeonError``.
 
     >>> import threadsurgeon

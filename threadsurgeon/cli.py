@@ -242,9 +242,7 @@ def _output(unread_status: int = 1) -> Iterator[None]:
 
 
 def _sorted(listing: Listing, key: str) -> Listing:
-    from dataclasses import replace
-
-    return replace(listing, threads=tuple(sorted(listing.threads, key=SORT_KEYS[key])))
+    return listing._replace(threads=tuple(sorted(listing.threads, key=SORT_KEYS[key])))
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from threadsurgeon.cpython.frames import TAG_MASK, FrameReader, RawFrame
 from threadsurgeon.cpython.objects import ObjectReader
@@ -55,13 +55,19 @@ CPU_SECONDS = 0.05
 IDLE_SHARE = 0.001
 
 
-@dataclass(frozen=True, slots=True)
-class Sighting:
+class Sighting(NamedTuple):
     """One Python thread at one moment: what people see of it, and where its state is."""
 
     thread: Thread
     state: ThreadState
     raw_frames: tuple[RawFrame, ...]
+
+
+class _Stack(NamedTuple):
+    """The same frames twice: for people, and as addresses."""
+
+    frames: tuple[Frame, ...]
+    raw: list[RawFrame]
 
 
 class Target:
@@ -141,7 +147,7 @@ class Target:
                 threads.append(self._describe(task, namespace_tid, main_ident, percent))
             else:
                 known = names.get((state.interpreter.id, state.ident))
-                frames = tuple([frame for frame, _ in stacks[state.address]])
+                frames = stacks[state.address].frames
                 holds_gil = state.address in holders
                 threads.append(
                     self._describe(task, namespace_tid, main_ident, percent, state, known, frames, holds_gil)
@@ -181,10 +187,10 @@ class Target:
             None,
             fresh,
             names.get((fresh.interpreter.id, fresh.ident)),
-            tuple([frame for frame, _ in stack]),
+            stack.frames,
             fresh.address in self._find_holders([fresh.interpreter]),
         )
-        return Sighting(thread, fresh, tuple(raw for _, raw in stack))
+        return Sighting(thread, fresh, tuple(stack.raw))
 
     def read_first_local(self, frame: RawFrame) -> int:
         """Return the address of the object in a frame's first local variable: a method's ``self``.
@@ -318,11 +324,11 @@ class Target:
             return raw  # no thread has run meanwhile
         return walk_together(self.memory, (reader.walk_frames(state.content) for state in states))
 
-    def _read_stacks(self, states: list[ThreadState]) -> dict[int, list[tuple[Frame, RawFrame]]]:
+    def _read_stacks(self, states: list[ThreadState]) -> dict[int, _Stack]:
         """Return each thread's frames, innermost first, by the address of its thread state."""
         # A reader remembers code objects by their addresses, which is right for one look only.
         reader = FrameReader(self.memory, ObjectReader(self.runtime.layout), self._code_type)
-        stacks: dict[int, list[tuple[Frame, RawFrame]]] = {state.address: [] for state in states}
+        stacks = {state.address: _Stack((), []) for state in states}
         waiting = states
         for _ in range(STACK_TRIES):
             raw = self._walk_stacks(reader, waiting)
@@ -332,7 +338,7 @@ class Target:
                 if raw_stack is None or stack is None:
                     torn.append(state)
                 else:
-                    stacks[state.address] = list(zip(stack, raw_stack, strict=True))
+                    stacks[state.address] = _Stack(stack, raw_stack)
             waiting = [fresh for fresh in map(self._refresh, torn) if fresh is not None]
             if not waiting:
                 break
@@ -340,7 +346,7 @@ class Target:
 
 
 def _choose_states(
-    states: list[ThreadState], tids: dict[int, int], stacks: dict[int, list[tuple[Frame, RawFrame]]]
+    states: list[ThreadState], tids: dict[int, int], stacks: dict[int, _Stack]
 ) -> dict[int, ThreadState]:
     """Return the thread state in which each TID is.
 
@@ -349,7 +355,7 @@ def _choose_states(
     chosen: dict[int, ThreadState] = {}
     for state in states:  # of the newest interpreter first
         tid = tids.get(state.address)
-        if tid is not None and (tid not in chosen or (stacks[state.address] and not stacks[chosen[tid].address])):
+        if tid is not None and (tid not in chosen or (stacks[state.address].raw and not stacks[chosen[tid].address].raw)):
             chosen[tid] = state
     return chosen
 

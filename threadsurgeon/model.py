@@ -1,13 +1,15 @@
-"""The facts that all layers exchange, as frozen dataclasses. Nothing here reads, writes or prints."""
+"""The facts that all layers exchange, as named tuples: a thousand of them are made to list a thousand threads.
+
+Nothing here reads, writes or prints.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """One Python frame. ``line`` is None where it cannot be told, as in a frame that has not started yet."""
 
     function: str
@@ -18,8 +20,7 @@ class Frame:
         return f"{self.function} ({self.file}:{self.line if self.line is not None else '?'})"
 
 
-@dataclass(frozen=True, slots=True)
-class Thread:
+class Thread(NamedTuple):
     """One OS thread of the target, with what Python knows of it where it has Python state.
 
     ``tid`` is the kernel's, as seen from here; ``namespace_tid`` the one the target itself sees (in a container they
@@ -45,8 +46,7 @@ class Thread:
     frames: tuple[Frame, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Python:
+class Python(NamedTuple):
     """Which CPython the target runs: ``version`` as in ``3.12.1``, ``build`` one of release, debug, free-threaded…"""
 
     version: str
@@ -54,8 +54,7 @@ class Python:
     executable: str
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(NamedTuple):
     """All threads of one process at one moment, main thread first, then by TID."""
 
     pid: int
@@ -85,8 +84,7 @@ class Outcome(str, Enum):
         return self.exit_status == 0
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """One technique, tried once."""
 
     technique: str
@@ -94,8 +92,7 @@ class Attempt:
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Rung:
+class Rung(NamedTuple):
     """One technique that an operation may use: when it does, and what the technique may leave behind."""
 
     technique: str
@@ -103,8 +100,7 @@ class Rung:
     leaves_behind: str
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """What would be done to a thread and why (``--dry-run``); made by looking only.
 
     ``techniques`` are tried first; ``rungs`` are all that the operation may climb to, those included.
@@ -124,8 +120,7 @@ class Plan:
     rungs: tuple[Rung, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(NamedTuple):
     """What was done to a thread and what was seen afterwards, from outside.
 
     ``stopped_seconds`` is how long the victim was stopped by us, all stops added; no other thread is ever stopped.

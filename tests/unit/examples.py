@@ -78,3 +78,8 @@ REPORT = Report(
     detail="the thread is gone; it was in wait",
     evidence=("the process lives", "the GIL goes round"),
 )
+
+
+def replace(record, **changes):
+    """Return the record with other values in some fields."""
+    return record._replace(**changes)

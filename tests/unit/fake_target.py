@@ -1,10 +1,10 @@
 """A target and sightings of one thread in it, as the planner and the judge see them."""
 
 import struct
-from dataclasses import replace
 from types import SimpleNamespace
 
 from tests.unit import examples
+from tests.unit.examples import replace
 from tests.unit.fake_memory import FakeMemory
 from threadsurgeon.cpython.frames import RawFrame
 from threadsurgeon.cpython.layout import find_layout

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from click.testing import CliRunner
 
 import threadsurgeon
 from tests.unit import examples
+from tests.unit.examples import replace
 from threadsurgeon import errors
 from threadsurgeon.cli import SORT_KEYS, cli
 from threadsurgeon.model import Outcome

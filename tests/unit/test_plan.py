@@ -1,9 +1,8 @@
 """What is planned for a thread by looking at it, and when nothing is: refusals and their reasons."""
 
-from dataclasses import replace
-
 import pytest
 
+from tests.unit.examples import replace
 from tests.unit.fake_target import GIL, RUNTIME, FakeTarget, sighting, status
 from threadsurgeon.errors import NoSuchThread, Refused, TargetBusy
 from threadsurgeon.linux.process import SystemCall

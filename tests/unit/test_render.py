@@ -3,12 +3,12 @@
 import io
 import re
 import sys
-from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from tests.unit import examples
+from tests.unit.examples import replace
 from threadsurgeon.errors import NoSuchThread
 from threadsurgeon.model import Frame, Outcome, Python
 from threadsurgeon.render import make_console, print_error, print_listing, print_plan, print_report, print_stack

@@ -2,11 +2,11 @@
 
 import os
 import time
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
+from tests.unit.examples import replace
 from tests.unit.fake_target import INTERPRETER, THREAD, FakeTarget, sighting, status
 from threadsurgeon.cpython.threads import Gil, list_interpreters
 from threadsurgeon.errors import NativeThread, NoSuchProcess, NoSuchThread

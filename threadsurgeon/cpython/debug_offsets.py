@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from threadsurgeon.cpython.layout import SECTIONS, Layout, find_layout
@@ -81,8 +80,7 @@ class Version(NamedTuple):
         return f"{self.major}.{self.minor}.{self.micro}" + (f"{level}{self.serial}" if level else "")
 
 
-@dataclass(frozen=True, slots=True)
-class DebugOffsets:
+class DebugOffsets(NamedTuple):
     """What a target says of itself. ``differs`` names the fields that our table has otherwise (``thread_state.next``).
 
     What the target does not describe (``thread_state.async_exc``) can only come from the table, so a section that

@@ -6,7 +6,7 @@ import os
 import re
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from threadsurgeon.cpython.debug_offsets import read_debug_offsets
 from threadsurgeon.cpython.layout import Layout, find_layout
@@ -24,8 +24,7 @@ _VERSION_TEXT = re.compile(rb"(\d)\.(\d{1,2})\.(\d{1,2})([^\s\0]{0,32}) \([^)\0]
 _LEVELS = {0xA: "a", 0xB: "b", 0xC: "rc", 0xF: ""}
 
 
-@dataclass(frozen=True, slots=True)
-class Runtime:
+class Runtime(NamedTuple):
     """The interpreter in a process.
 
     ``problem`` says why its layout may be used to look but not to operate: the target says of itself other things than the

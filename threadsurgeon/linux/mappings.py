@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from threadsurgeon.errors import NoSuchProcess, PermissionDenied
 from threadsurgeon.linux.elf import ElfFile, NotElf
@@ -14,8 +14,7 @@ from threadsurgeon.linux.elf import ElfFile, NotElf
 _LINE = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) (....) ([0-9a-f]+) (\S+) \d+ +(/.*)$", re.MULTILINE)
 
 
-@dataclass(frozen=True, slots=True)
-class MappedFile:
+class MappedFile(NamedTuple):
     """A file that a process has mapped, by the lowest of its mappings. ``path`` is the target's own word for it."""
 
     pid: int
@@ -65,16 +64,15 @@ def list_mapped_files(pid: int) -> list[MappedFile]:
         if first is None or path != previous[0] or position <= previous[1]:
             first = MappedFile(pid, os.fsdecode(path), int(start, 16), int(end, 16), position)
         previous = path, position
-        # A program may also read its library as data, at a lower address: the loaded one has code that can run. And libffi maps
-        # pages of its code once more, for trampolines (tramp.c): the loaded one begins where the file does.
+        # A program may also read its library as data, at a lower address: the loaded one has code that can run. And libffi
+        # maps pages of its code once more, for trampolines (tramp.c): the loaded one begins where the file does.
         rank = 0 if b"x" not in permissions else 1 if first.offset else 2
         if rank > ranks.get(path, -1):
             files[path], ranks[path] = first, rank
     return list(files.values())
 
 
-@dataclass(frozen=True, slots=True)
-class Image:
+class Image(NamedTuple):
     """An ELF file at its place in a process."""
 
     file: MappedFile
