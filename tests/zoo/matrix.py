@@ -49,7 +49,7 @@ def observe(python: Python, behaviour: Behaviour) -> str:
     """Return the cell for one victim on one Python."""
     if not behaviour.runs_on(python):
         return "–"
-    cell, success = _try(python, behaviour, threadsurgeon.cancel, timeout=5.0)
+    cell, success = _try(python, behaviour, threadsurgeon.cancel, timeout=2.0 if behaviour.may_stay else 5.0)
     kill: Callable[..., Any] | None = getattr(threadsurgeon, "kill", None)
     if not success and "refused" not in behaviour.outcomes and kill is not None:
         forced, _ = _try(python, behaviour, kill, grace=5.0)
