@@ -47,7 +47,7 @@ def fake_proc(monkeypatch):
     """Answer every reading below /proc with a text, or an error."""
 
     def fake(answer):
-        def read(path):
+        def read(path, size=None):
             if isinstance(answer, Exception):
                 raise answer
             return answer if isinstance(answer, bytes) else answer.encode()
