@@ -14,30 +14,28 @@ Neither is done to a thread in the midst of something: it must wait in a system 
 from __future__ import annotations
 
 import os
-import struct
 import time
 from collections.abc import Callable
 
-from threadsurgeon.cpython.objects import ObjectReader
-from threadsurgeon.cpython.reading import walk_alone
-from threadsurgeon.cpython.thread_objects import read_active
-from threadsurgeon.cpython.threads import read_finalizing, read_gil, read_main_ident
+from threadsurgeon.cpython.thread_handle import SINCE as HANDLE_SINCE
+from threadsurgeon.cpython.thread_handle import find_thread_handle
+from threadsurgeon.cpython.threads import ThreadState, read_finalizing, read_gil, read_main_ident
 from threadsurgeon.debugger import terminate as commands
 from threadsurgeon.debugger.session import Session
 from threadsurgeon.debugger.terminate import Place, WayOut
-from threadsurgeon.errors import NativeThread, Refused, UnsupportedPython
+from threadsurgeon.errors import NativeThread, Refused
 from threadsurgeon.inventory import Target
 from threadsurgeon.linux.mappings import iterate_images, list_mapped_files
-from threadsurgeon.linux.memory import BadAddress
 from threadsurgeon.linux.process import SystemCall, read_status, read_system_call, read_task
+from threadsurgeon.surgery.exit_chain import ExitChain, find_store_piece
 from threadsurgeon.surgery.interrupt import refuse_shadow_stack
 from threadsurgeon.surgery.plan import Examination
-from threadsurgeon.surgery.return_chain import RED_ZONE, STACK_ALIGNMENT, Pieces, find_pieces
+from threadsurgeon.surgery.return_chain import find_pieces
 from threadsurgeon.surgery.technique import Applied, Effect, Victim
 
 POLL_SECONDS = 0.005
-EXIT = 60
-FUTEX = 202
+FUTEX = 202  # x86-64
+SYSCALL_SIZE = 2
 
 # x86-64: poll, select, pause, nanosleep, accept, recvfrom, recvmsg, wait4, semop, msgrcv, flock, rt_sigtimedwait,
 # rt_sigsuspend, semtimedop, clock_nanosleep, epoll_wait, waitid, pselect6, ppoll, epoll_pwait, accept4. Not read and write:
@@ -60,8 +58,7 @@ def find_obstacle(pid: int, tid: int, call: SystemCall) -> str | None:
     if read_status(tid).state != "S":
         return "it is not asleep"
     for file in list_mapped_files(pid):
-        name = os.path.basename(file.path)
-        if name.startswith(("libc.", "libc-", "libpthread", "ld-musl")) and _covers(pid, file.path, call.program_counter):
+        if _is_libc(file.path) and _covers(pid, file.path, call.program_counter):
             return None
     return "its system call is not made by the C library"
 
@@ -119,95 +116,69 @@ def terminate(
         raise Refused(f"thread {victim.tid} is in a sub-interpreter")
     if read_finalizing(target.memory, target.runtime):
         raise Refused(f"process {target.pid} is shutting down")
-    layout = target.runtime.layout
-    pieces = _find_pieces(target)
-    handle = find_handle(target, examination)
+    plan = _Departure(target, state)
     deadline = time.monotonic() + deadline_seconds
     while True:
         call = _await_place(target.pid, victim.tid, find_obstacle, deadline)
-        gil = read_gil(target.memory, layout.gil_runtime_state, state.interpreter.gil)
-        holds = gil.holder == state.address
-        calls = [] if holds else [(target.runtime.symbol("PyEval_RestoreThread"), state.address)]
-        calls.append((target.runtime.symbol("PyThreadState_Clear"), state.address))
-        calls.append((target.runtime.symbol("PyThreadState_DeleteCurrent"), 0))
-        stores = []
-        if layout.thread_state.datastack_chunk is not None:
-            # Frames live there, and frame objects that others keep (in tracebacks) point to them: not to be freed.
-            stores.append((state.address + layout.thread_state.datastack_chunk, 8, 0))
-        if handle is not None:
-            calls.append((target.runtime.symbol("_PyEvent_Notify"), handle + HANDLE_EXITING))
-            # threading._shutdown() waits for every handle in its list that is not the main thread's own. It would wait for
-            # this one again and again: nobody takes it off the list any more.
-            stores.append((handle + HANDLE_IDENT, 8, read_main_ident(target.memory, target.runtime)))
-        stack, content = build_chain(pieces, calls, call.program_counter - 2, call.stack_pointer)
-        way_out = WayOut(
-            victim=victim.arguments(),
-            gil=((gil.address + layout.gil_runtime_state.last_holder, 8, state.address),) if holds else (),
-            stores=tuple(stores),
-            stack=stack,
-            content=content,
-            program_counter=pieces.return_,
-        )
+        way_out = plan.find_way_out(victim, call)
         if read_system_call(target.pid, victim.tid) == call:
             applied = _send(session, target.pid, victim.tid, victim.start_time, call, way_out)
             if applied is not None:
                 return applied
 
 
-def build_chain(
-    pieces: Pieces, calls: list[tuple[int, int]], system_call: int, stack_pointer: int
-) -> tuple[int, bytes]:
-    """Return (address, content) of a chain that runs each function with its argument, then ``exit``.
+class _Departure:
+    """What a Python thread does on its way out, found before it is stopped."""
 
-    It is put below the stack pointer, to be entered by a return; ``system_call`` is the address of that instruction.
-    """
-    words: list[int] = []
-    for function, argument in calls:
-        # A function wants the stack pointer, which is then behind its own address, 8 beyond a multiple of 16.
-        if len(words) % 2:
-            words.append(pieces.return_)
-        words += [pieces.pop_rdi, argument, function]
-    words += [pieces.pop_rax, EXIT, system_call]
-    address = (stack_pointer - RED_ZONE - 8 * len(words)) // STACK_ALIGNMENT * STACK_ALIGNMENT
-    return address, struct.pack(f"<{len(words)}Q", *words)
+    def __init__(self, target: Target, state: ThreadState) -> None:
+        self._target = target
+        self._state = state
+        image, runtime = target.runtime.image, target.runtime
+        # Not in a library that the target may unload.
+        lasting = [image, *(other for other in iterate_images(target.pid) if _is_libc(other.file.path))]
+        executable = [
+            (load.address + each.bias, load.memory_size) for each in lasting for load in each.elf.loads if load.flags & 1
+        ]
+        self._pieces = find_pieces(target.memory, executable)
+        self._take_gil = runtime.symbol("PyEval_RestoreThread")
+        self._clear = runtime.symbol("PyThreadState_Clear")
+        self._delete = runtime.symbol("PyThreadState_DeleteCurrent")
+        self._handle = self._store = None
+        if runtime.layout.version >= HANDLE_SINCE:
+            self._handle = find_thread_handle(target.memory, runtime, state)
+        if self._handle is not None:
+            self._notify = runtime.symbol("_PyEvent_Notify")
+            self._store = find_store_piece(target.memory, executable)
+            self._main_ident = read_main_ident(target.memory, runtime)
 
-
-# ThreadHandle of Modules/_threadmodule.c, 3.13 on: two list nodes, then these. In 3.13 (gh-114271) it took over from the
-# lock _tstate_lock, which PyThreadState_Clear releases.
-HANDLE_IDENT, HANDLE_OS_HANDLE, HANDLE_STATE, HANDLE_EXITING, HANDLE_SIZE = 32, 40, 48, 57, 72
-HANDLE_NAMES = ("_os_thread_handle", "_handle")  # of class Thread: 3.14 on, 3.13
-RUNNING = struct.pack("<iiBB", 1, 3, 0, 0)  # has_os_handle, THREAD_HANDLE_RUNNING, not locked, not exiting
-
-
-def find_handle(target: Target, examination: Examination) -> int | None:
-    """Return the address of the thread's ThreadHandle; None before 3.13, and for a thread that ``threading`` did not start.
-
-    Raises:
-        UnsupportedPython: there is one that is not as we know it.
-    """
-    if target.runtime.layout.version < (3, 13):
-        return None
-    state = examination.sighting.state
-    objects = ObjectReader(target.runtime.layout)
-    try:
-        for key, thread in walk_alone(target.memory, read_active(objects, state.interpreter)):
-            if objects.parse_int(target.memory.read(key, objects.int_size)) == state.ident:
-                found = walk_alone(target.memory, objects.read_attributes(thread, *HANDLE_NAMES))
-                if not found:
-                    break
-                (wrapper,) = found.values()
-                pointer = target.memory.read(wrapper + target.runtime.layout.pyobject.size, 8)
-                handle = int.from_bytes(pointer, "little")
-                content = target.memory.read(handle, HANDLE_SIZE)
-                idents = struct.unpack_from("<QQ", content, HANDLE_IDENT)
-                if idents != (state.ident, state.ident) or not content.startswith(RUNNING, HANDLE_STATE):
-                    break
-                return handle
-        else:
-            return None
-    except BadAddress:
-        pass
-    raise UnsupportedPython(f"the handle of thread {examination.sighting.thread.tid} is not as we know it")
+    def find_way_out(self, victim: Victim, call: SystemCall) -> WayOut:
+        """Return the way out from where the thread waits now."""
+        layout, state = self._target.runtime.layout, self._state
+        gil = read_gil(self._target.memory, layout.gil_runtime_state, state.interpreter.gil)
+        holds = gil.holder == state.address
+        chain = ExitChain(self._pieces, self._store)
+        if not holds:
+            chain.call(self._take_gil, state.address)
+        chain.call(self._clear, state.address)
+        chain.call(self._delete)
+        if self._handle is not None:
+            chain.call(self._notify, self._handle.exiting)
+            # threading._shutdown() waits for every handle in its list but the main thread's own. It would wait for this one
+            # again and again, as nobody takes it off the list any more.
+            chain.store(self._handle.ident, self._main_ident)
+        stack, content = chain.build(call.program_counter - SYSCALL_SIZE, call.stack_pointer)
+        stores: tuple[tuple[int, int, int], ...] = ()
+        if layout.thread_state.datastack_chunk is not None:
+            # Frames live there, and frame objects that others keep (in tracebacks) point to them: not to be freed.
+            stores = ((state.address + layout.thread_state.datastack_chunk, 8, 0),)
+        return WayOut(
+            victim=victim.arguments(),
+            gil=((gil.address + layout.gil_runtime_state.last_holder, 8, state.address),) if holds else (),
+            stores=stores,
+            stack=stack,
+            content=content,
+            program_counter=self._pieces.return_,
+        )
 
 
 def _send(
@@ -240,12 +211,5 @@ def _covers(pid: int, path: str, address: int) -> bool:
     return False
 
 
-def _find_pieces(target: Target) -> Pieces:
-    executable = [
-        (load.address + image.bias, load.memory_size)
-        for image in iterate_images(target.pid)
-        if image.bias == target.runtime.image.bias or "libc." in os.path.basename(image.file.path)
-        for load in image.elf.loads
-        if load.flags & 1
-    ]
-    return find_pieces(target.memory, executable)
+def _is_libc(path: str) -> bool:
+    return os.path.basename(path).startswith(("libc.", "libc-", "libpthread", "ld-musl"))
