@@ -145,6 +145,9 @@ class BlockReader:
         if not 0 <= count <= MAX_BLOCKS or not 0 <= locals_count < MAX_SLOTS:
             raise BadAddress(frame.address, layout.size)
         unit = 2 if self._layout.version >= (3, 10) else 1  # 3.10 counts instructions, before that it is bytes
+        current = code.instructions[frame.instruction * unit : frame.instruction * unit + 1] if frame.instruction >= 0 else b""
+        if current == bytes([SETUP_FINALLY]):
+            count = max(0, count - 1)  # `try` is about to push it: what stood there before may not be overwritten yet
         depths = []
         handling = False
         for index in range(count):
@@ -184,7 +187,8 @@ class BlockReader:
             contents = yield [(start + target, 4) for target in targets]
             begins = {t: begin for t, begin in zip(targets, contents, strict=True) if begin is not None}
             # A tracer of each single instruction (f_trace_opcodes, since 3.12 this hides them): nothing can be told.
-            if any(self._layout.opcodes.instrumented_instruction in begin[::2] for begin in begins.values()):
+            hidden = self._layout.opcodes.instrumented_instruction
+            if hidden is not None and any(hidden in begin[::2] for begin in begins.values()):
                 raise BadAddress(address, layout.size)
         if not 0 <= stack_size < MAX_SLOTS or not 0 <= (locals_count or 0) < MAX_SLOTS:
             raise BadAddress(address, layout.size)
