@@ -14,7 +14,7 @@ from threadsurgeon.cpython.held_locks import Holdings, read_holdings
 from threadsurgeon.inventory import Target
 
 Start = Callable[..., Victim]
-LOOKS_AT_RUNNING = 100
+LOOKS_AT_RUNNING = 50
 
 pytestmark = pytest.mark.behaviours("holds_locks")
 

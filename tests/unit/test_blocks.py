@@ -226,6 +226,17 @@ def test_block_stack_tells_with_from_try(old_heap):
     assert (said.handling, said.locals_count) == (False, 2)
 
 
+def test_block_that_is_about_to_be_pushed_is_none(old_heap):
+    """A thread that is stopped within ``try``: the number of blocks may be raised already, the block still an older one."""
+    instructions = bytes([SETUP_FINALLY, 0, old_heap.layout.opcodes.with_except_start, 0])
+    handler = 1 if old_heap.layout.version == (3, 10) else 2
+    frame = make_frame(old_heap, [(SETUP_FINALLY, handler, 1), (SETUP_FINALLY, handler, 2)], instructions)
+    first = frame.address + old_heap.layout.frame_object.f_localsplus + 16
+
+    assert read(old_heap, frame).exits == (first,)
+    assert len(read(old_heap, frame._replace(instruction=handler)).exits) == 2
+
+
 def test_block_stack_tells_handlers(old_heap):
     """A block that stands for as long as a handler runs."""
     assert read(old_heap, make_frame(old_heap, [(EXCEPT_HANDLER, -1, 0)], b"")).handling
