@@ -286,7 +286,8 @@ def _run(instructions: bytes, fde: Fde, row: Row, initial: Row, *, pc: int | Non
         elif opcode == 0x00:  # DW_CFA_nop
             pass
         elif opcode == 0x05:  # DW_CFA_offset_extended
-            row.rules[reader.unsigned()] = Rule("offset", reader.unsigned() * scale)
+            register = reader.unsigned()  # first: what is right of an assignment is computed before what is left
+            row.rules[register] = Rule("offset", reader.unsigned() * scale)
         elif opcode == 0x06:  # DW_CFA_restore_extended
             _restore(row, initial, reader.unsigned())
         elif opcode == 0x07:  # DW_CFA_undefined
@@ -294,7 +295,8 @@ def _run(instructions: bytes, fde: Fde, row: Row, initial: Row, *, pc: int | Non
         elif opcode == 0x08:  # DW_CFA_same_value
             row.rules.pop(reader.unsigned(), None)
         elif opcode == 0x09:  # DW_CFA_register
-            row.rules[reader.unsigned()] = Rule("register", reader.unsigned())
+            register = reader.unsigned()
+            row.rules[register] = Rule("register", reader.unsigned())
         elif opcode == 0x0A:  # DW_CFA_remember_state
             if len(saved) == _MAX_STATES:
                 raise BadUnwindInfo("too many remembered states")
@@ -312,9 +314,11 @@ def _run(instructions: bytes, fde: Fde, row: Row, initial: Row, *, pc: int | Non
         elif opcode == 0x0F:  # DW_CFA_def_cfa_expression
             row.cfa_expression = reader.block(reader.unsigned())
         elif opcode == 0x10:  # DW_CFA_expression
-            row.rules[reader.unsigned()] = Rule("expression", 0, reader.block(reader.unsigned()))
+            register = reader.unsigned()
+            row.rules[register] = Rule("expression", 0, reader.block(reader.unsigned()))
         elif opcode == 0x11:  # DW_CFA_offset_extended_sf
-            row.rules[reader.unsigned()] = Rule("offset", reader.signed() * scale)
+            register = reader.unsigned()
+            row.rules[register] = Rule("offset", reader.signed() * scale)
         elif opcode == 0x12:  # DW_CFA_def_cfa_sf
             row.cfa_register, row.cfa_offset, row.cfa_expression = reader.unsigned(), reader.signed() * scale, b""
         elif opcode == 0x13:  # DW_CFA_def_cfa_offset_sf
@@ -323,11 +327,13 @@ def _run(instructions: bytes, fde: Fde, row: Row, initial: Row, *, pc: int | Non
             register = reader.unsigned()
             row.rules[register] = Rule("val_offset", (reader.unsigned() if opcode == 0x14 else reader.signed()) * scale)
         elif opcode == 0x16:  # DW_CFA_val_expression
-            row.rules[reader.unsigned()] = Rule("val_expression", 0, reader.block(reader.unsigned()))
+            register = reader.unsigned()
+            row.rules[register] = Rule("val_expression", 0, reader.block(reader.unsigned()))
         elif opcode == 0x2E:  # DW_CFA_GNU_args_size: only matters to exceptions
             reader.unsigned()
         elif opcode == 0x2F:  # DW_CFA_GNU_negative_offset_extended
-            row.rules[reader.unsigned()] = Rule("offset", -reader.unsigned() * scale)
+            register = reader.unsigned()
+            row.rules[register] = Rule("offset", -reader.unsigned() * scale)
         else:
             raise BadUnwindInfo(f"unknown instruction {opcode:#x}")
     return row
