@@ -14,12 +14,15 @@ Nothing heavy is imported before it is used: the command line starts with this f
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from threadsurgeon._version import __version__
 
 if TYPE_CHECKING:
-    from threadsurgeon.model import Listing, Plan, Report, Thread
+    from collections.abc import Callable
+
+    from threadsurgeon.model import Listing, Plan, Report, Rung, Thread
+    from threadsurgeon.surgery.ladder import Policy
 
 __all__ = ["DEFAULT_TIMEOUT_SECONDS", "__version__", "cancel", "find_thread", "kill", "list_threads", "plan"]
 
@@ -50,17 +53,28 @@ def find_thread(tid: int | str, *, pid: int | None = None) -> Thread:
     return Target(pid).see(tid).thread
 
 
-def plan(tid: int | str, *, pid: int | None = None, exception: str | None = None, main: bool = False) -> Plan:
-    """Say what ``cancel`` and ``kill`` would do to a thread, and why. The process is only looked at.
+def plan(
+    tid: int | str,
+    *,
+    pid: int | None = None,
+    exception: str | None = None,
+    main: bool = False,
+    climb: bool = False,
+    force: bool = False,
+    in_import: bool = False,
+) -> Plan:
+    """Say what ``cancel`` (or with ``climb`` ``kill``) would do to a thread, and why. The process is only looked at.
 
     Raises:
         Refused: operating on the thread would harm.
         ThreadsurgeonError: it could not be done.
     """
     from threadsurgeon.selection import select_thread
-    from threadsurgeon.surgery.operation import Operation
+    from threadsurgeon.surgery.ladder import Policy
+    from threadsurgeon.surgery.operation import prepare
 
-    return Operation(*select_thread(pid, str(tid)), exception=exception, allow_main=main).plan
+    policy = Policy(exception=exception, climb=climb, force=force, allow_main=main, allow_import=in_import)
+    return prepare(*select_thread(pid, str(tid)), policy).plan
 
 
 def cancel(
@@ -86,9 +100,10 @@ def cancel(
         Refused: it would harm.
         ThreadsurgeonError: it could not be done. The process is as it was.
     """
-    return _operate(
-        tid, pid, exception=exception, timeout_seconds=timeout, leave_pending=leave_pending, allow_main=main
-    )
+    from threadsurgeon.surgery.ladder import Policy
+
+    policy = Policy(exception=exception, timeout_seconds=timeout, leave_pending=leave_pending, allow_main=main)
+    return _operate(tid, pid, policy)
 
 
 def kill(
@@ -98,16 +113,45 @@ def kill(
     exception: str | None = None,
     grace: float = DEFAULT_TIMEOUT_SECONDS,
     main: bool = False,
+    force: bool = False,
+    in_import: bool = False,
+    confirm: Callable[[Rung], bool] | None = None,
 ) -> Report:
-    """Like ``cancel``, and raise the exception again, for ``grace`` seconds, while code in the thread catches it."""
-    return _operate(tid, pid, exception=exception, timeout_seconds=grace, repeat=True, allow_main=main)
+    """Like ``cancel``, again while code catches the exception, and then by harder techniques, each after the gentler failed.
+
+    Args:
+        grace: seconds for each rung.
+        force: at the very end also without unwinding; ends threads without Python state, too.
+        in_import: also a thread that is inside an import.
+        confirm: asked before each of the harder rungs; the default agrees.
+        tid: as for ``cancel``.
+        pid: as for ``cancel``.
+        exception: as for ``cancel``.
+        main: as for ``cancel``.
+
+    Raises:
+        Refused: it would harm.
+        ThreadsurgeonError: it could not be done.
+    """
+    from threadsurgeon.surgery.ladder import Policy, consent_to_all
+
+    policy = Policy(
+        exception=exception,
+        timeout_seconds=grace,
+        climb=True,
+        force=force,
+        allow_main=main,
+        allow_import=in_import,
+        confirm=confirm or consent_to_all,
+    )
+    return _operate(tid, pid, policy)
 
 
-def _operate(tid: int | str, pid: int | None, **options: Any) -> Report:
+def _operate(tid: int | str, pid: int | None, policy: Policy) -> Report:
     from threadsurgeon.debugger.session import Session
     from threadsurgeon.selection import select_thread
-    from threadsurgeon.surgery.operation import Operation
+    from threadsurgeon.surgery.operation import prepare
 
     process, thread = select_thread(pid, str(tid))
     with Session.start() as session:  # gdb starts while we look at the target
-        return Operation(process, thread, **options).run(session)
+        return prepare(process, thread, policy).run(session)

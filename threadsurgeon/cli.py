@@ -6,7 +6,7 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ import threadsurgeon
 from threadsurgeon.errors import ThreadsurgeonError
 
 if TYPE_CHECKING:
-    from threadsurgeon.model import Listing, Plan, Report, Thread
+    from threadsurgeon.model import Listing, Plan, Report, Rung, Thread
 
 PID = click.IntRange(min=1, max=2**31 - 1)  # pid_t: no path in /proc is too long for it
 SORT_KEYS = {
@@ -146,21 +146,70 @@ def cancel(
     type=click.FloatRange(min=0.1),
     default=threadsurgeon.DEFAULT_TIMEOUT_SECONDS,
     show_default=True,
-    help="Seconds for which the exception is raised again while code catches it.",
+    help="Seconds for each rung of the ladder before the next one.",
 )
 @main_option
+@click.option("--in-import", is_flag=True, help="Also a thread that is inside an import.")
+@click.option("--force", is_flag=True, help="At last also without unwinding; ends native threads, too.")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask before the harder rungs.")
 @dry_run_option
 @json_option
 def kill(
-    thread: str, pid: int | None, exception: str | None, grace: float, main: bool, dry_run: bool, as_json: bool
+    thread: str,
+    pid: int | None,
+    exception: str | None,
+    grace: float,
+    main: bool,
+    in_import: bool,
+    force: bool,
+    yes: bool,
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
-    """Like cancel, and again while code in the thread catches the exception. Exit statuses are those of cancel."""
+    r"""Like cancel, again while code catches the exception, and then by harder means.
+
+    Each rung is used only after the gentler ones were seen to fail, and asked for on a terminal: first the native frames of C
+    code that never checks for signals are removed (cut); the handlers of code that catches every exception are left out
+    (insist); and only with --force the thread ends without unwinding (terminate).
+
+    \b
+    Exit statuses are those of cancel.
+    """
     if dry_run:
-        _show_plan(threadsurgeon.plan(thread, pid=pid, exception=exception, main=main), as_json=as_json)
+        plan = threadsurgeon.plan(
+            thread, pid=pid, exception=exception, main=main, climb=True, force=force, in_import=in_import
+        )
+        _show_plan(plan, as_json=as_json)
         return
     with _orderly_end():
-        report = threadsurgeon.kill(thread, pid=pid, exception=exception, grace=grace, main=main)
+        report = threadsurgeon.kill(
+            thread,
+            pid=pid,
+            exception=exception,
+            grace=grace,
+            main=main,
+            force=force,
+            in_import=in_import,
+            confirm=_consent(yes),
+        )
     _show_report(report, as_json=as_json)
+
+
+def _consent(yes: bool) -> Callable[[Rung], bool]:
+    """Return what answers before a harder rung: --yes, a person at a terminal, or else the command itself.
+
+    A thread is not ended without unwinding unless somebody said yes to just that.
+    """
+
+    def confirm(rung: Rung) -> bool:
+        if yes:
+            return True
+        if sys.stdin.isatty() and sys.stderr.isatty():
+            click.echo(f"next: {rung.technique}, since {rung.when}\nmay leave behind: {rung.leaves_behind}", err=True)
+            return click.confirm("go on?", err=True)
+        return rung.technique != "terminate"
+
+    return confirm
 
 
 @cli.command()

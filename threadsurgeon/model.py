@@ -108,7 +108,7 @@ class Plan(NamedTuple):
 
     pid: int
     tid: int
-    ident: int
+    ident: int | None
     name: str | None
     exception: str
     techniques: tuple[str, ...]
@@ -118,17 +118,20 @@ class Plan(NamedTuple):
     stack: tuple[Frame, ...]
     warnings: tuple[str, ...] = ()
     rungs: tuple[Rung, ...] = ()
+    holds: tuple[str, ...] = ()
 
 
 class Report(NamedTuple):
     """What was done to a thread and what was seen afterwards, from outside.
 
     ``stopped_seconds`` is how long the victim was stopped by us, all stops added; no other thread is ever stopped.
+    ``skipped``: the frames whose ``except``, ``finally`` and ``with`` blocks were left out. ``cut``: the native frames that
+    were removed, innermost first.
     """
 
     pid: int
     tid: int
-    ident: int
+    ident: int | None
     name: str | None
     outcome: Outcome
     technique: str | None
@@ -142,3 +145,5 @@ class Report(NamedTuple):
     detail: str
     evidence: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    skipped: tuple[Frame, ...] = ()
+    cut: tuple[str, ...] = ()

@@ -104,10 +104,11 @@ def print_plan(console: Console, plan: Plan) -> None:
         console,
         [
             ("it is", plan.doing),
-            ("would raise", plan.exception),
+            ("would raise", plan.exception or "-"),
             ("by", ", then ".join(plan.techniques)),
             ("because", plan.reason),
-            *(("leaves behind", f"{rung.technique}: {rung.leaves_behind}") for rung in plan.rungs),
+            *((f"  {rung.technique}", f"if {rung.when}; leaves behind {rung.leaves_behind}") for rung in plan.rungs),
+            *(("holds", what) for what in plan.holds),
             *(("warning", warning) for warning in plan.warnings),
         ],
     )
@@ -126,10 +127,12 @@ def print_report(console: Console, report: Report) -> None:
         console,
         [
             ("seen", report.detail),
-            ("exception", report.exception),
+            ("exception", report.exception or "-"),
             ("by", tried),
             ("stopped", f"{report.stopped_seconds * 1000:.1f} ms, this thread only; no other thread was stopped"),
             ("proof of life", "; ".join(report.evidence)),
+            *(("cut", frame) for frame in report.cut),
+            *(("left out", f"handlers of {frame}") for frame in report.skipped),
             *(("warning", warning) for warning in report.warnings),
             ("took", f"{report.seconds:.2f} s"),
         ],

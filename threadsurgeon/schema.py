@@ -50,6 +50,7 @@ def dump_plan(plan: Plan) -> str:
             "leaves_behind": plan.leaves_behind,
             "stack": _frames(plan.stack),
             "warnings": list(plan.warnings),
+            "holds": list(plan.holds),
             "rungs": [
                 {"technique": rung.technique, "when": rung.when, "leaves_behind": rung.leaves_behind}
                 for rung in plan.rungs
@@ -82,6 +83,8 @@ def dump_report(report: Report) -> str:
             "detail": report.detail,
             "evidence": list(report.evidence),
             "warnings": list(report.warnings),
+            "skipped": _frames(report.skipped),
+            "cut": list(report.cut),
         }
     )
 

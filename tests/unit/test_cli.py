@@ -15,6 +15,7 @@ from tests.unit.examples import replace
 from threadsurgeon import errors
 from threadsurgeon.cli import SORT_KEYS, cli
 from threadsurgeon.model import Outcome
+from threadsurgeon.surgery.ladder import HARD, RUNGS
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = ["list", "stack", "cancel", "kill", "attach"]
@@ -31,6 +32,7 @@ class Calls:
 
     def __init__(self, monkeypatch):
         self.calls = []
+        self.consent = None  # what `kill` may ask before a harder rung
         self.answers = {
             "list_threads": examples.LISTING,
             "find_thread": examples.WAITING,
@@ -43,6 +45,7 @@ class Calls:
 
     def _function(self, name):
         def function(*arguments, **options):
+            self.consent = options.pop("confirm", None)
             self.calls.append((name, *arguments, options))
             if isinstance(self.answers[name], Exception):
                 raise self.answers[name]
@@ -61,7 +64,8 @@ def run(*arguments, **options):
 
 
 CANCEL = {"pid": None, "exception": None, "timeout": 5.0, "leave_pending": False, "main": False}
-KILL = {"pid": None, "exception": None, "grace": 5.0, "main": False}
+KILL = {"pid": None, "exception": None, "grace": 5.0, "main": False, "force": False, "in_import": False}
+KILL_PLAN = {"pid": None, "exception": None, "main": False, "climb": True, "force": False, "in_import": False}
 
 
 @pytest.mark.parametrize(
@@ -79,9 +83,10 @@ KILL = {"pid": None, "exception": None, "grace": 5.0, "main": False}
         (["cancel", "43", "-e", ""], ("cancel", "43", {**CANCEL, "exception": ""})),
         (["kill", "43"], ("kill", "43", KILL)),
         (["kill", "43", "--grace", "9", "-e", "OSError"], ("kill", "43", {**KILL, "exception": "OSError", "grace": 9.0})),
+        (["kill", "43", "--force", "--in-import"], ("kill", "43", {**KILL, "force": True, "in_import": True})),
         (["kill", "43", "--main"], ("kill", "43", {**KILL, "main": True})),
         (["cancel", "43", "--dry-run"], ("plan", "43", {"pid": None, "exception": None, "main": False})),
-        (["kill", "43", "--dry-run", "-e", "KeyError"], ("plan", "43", {"pid": None, "exception": "KeyError", "main": False})),
+        (["kill", "43", "--dry-run", "-e", "KeyError"], ("plan", "43", {**KILL_PLAN, "exception": "KeyError"})),
     ],
 )
 @pytest.mark.parametrize("more", [[], ["--json"]])
@@ -235,3 +240,14 @@ def test_shell_completion_works():
     assert (result.returncode, result.stderr) == (0, "")
     assert "#compdef threadsurgeon" in result.stdout
     assert "cancel" in words.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "agreed"),
+    [([], ["cut", "insist"]), (["--force"], ["cut", "insist"]), (["--force", "--yes"], ["cut", "insist", "terminate"])],
+)
+def test_command_without_a_terminal_is_the_consent(calls, arguments, agreed):
+    """But not to ending a thread without unwinding: that takes a yes."""
+    run("kill", "43", *arguments)
+
+    assert agreed == [rung for rung in HARD if calls.consent(RUNGS[rung])]

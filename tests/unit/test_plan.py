@@ -4,19 +4,24 @@ import pytest
 
 from tests.unit.examples import replace
 from tests.unit.fake_target import GIL, RUNTIME, FakeTarget, sighting, status
+from threadsurgeon.cpython.held_locks import HeldLock, Holdings, WithBlock
 from threadsurgeon.errors import NoSuchThread, Refused, TargetBusy
 from threadsurgeon.linux.process import SystemCall
 from threadsurgeon.model import Frame
 from threadsurgeon.surgery import plan
+from threadsurgeon.surgery.ladder import Policy
 from threadsurgeon.surgery.plan import FUTEX, Doing, examine, find_doing, find_hazards, make_plan
+
+NOTHING_HELD = Holdings((), (), (), False, True)
 
 
 @pytest.fixture
 def kernel(monkeypatch):
     """What the kernel says: the status of tasks, and the system call of the thread."""
-    facts = {"status": status(), "tracer": status(name="gdb"), "call": None}
+    facts = {"status": status(), "tracer": status(name="gdb"), "call": None, "holdings": NOTHING_HELD}
     monkeypatch.setattr(plan, "read_status", lambda task: facts["tracer"] if task == 99 else facts["status"])
     monkeypatch.setattr(plan, "read_system_call", lambda pid, tid: facts["call"])
+    monkeypatch.setattr(plan, "read_holdings", lambda *arguments: facts["holdings"])
     return facts
 
 
@@ -130,7 +135,7 @@ def test_plan_says_what_why_and_where(kernel):
     """For people and programs, whatever the thread does."""
     reasons = set()
     for kernel["call"] in (None, call(0), call(FUTEX, GIL)):
-        made = make_plan(examine(FakeTarget(), sighting("inner", "outer"), None))
+        made = make_plan(examine(FakeTarget(), sighting("inner", "outer"), None), Policy())
         reasons.add(made.reason)
 
         assert (made.pid, made.tid, made.name, made.exception) == (4711, 4712, "worker", "SystemExit")
@@ -140,9 +145,33 @@ def test_plan_says_what_why_and_where(kernel):
     assert len(reasons) == 3
 
 
+def test_plan_says_what_the_thread_holds(kernel):
+    """Each lock once, with the block that will release it, and how certain that is."""
+    lock = HeldLock("_thread.lock", 0x1000, 1, 0, "with block", True)
+    rlock = HeldLock("_thread.RLock", 0x2000, 1, 1, "local variable", False)
+    block = WithBlock(0, "_thread.lock", 0x1000, None, lock, False, True)
+    kernel["holdings"] = Holdings((block,), (lock, rlock), (1,), True, True)
+    made = make_plan(examine(FakeTarget(), sighting("inner", "outer"), None), Policy())
+
+    assert list(made.holds) == [
+        "with block of _thread.lock, which holds _thread.lock at 0x1000, in inner (/app/main.py:1)",
+        "_thread.RLock at 0x2000, local variable of outer (/app/main.py:2) (not certain)",
+        "an exception that is being handled, in outer (/app/main.py:2)",
+    ]
+
+
+@pytest.mark.parametrize(("force", "hard"), [(False, ("cut", "insist")), (True, ("cut", "insist", "terminate"))])
+def test_plan_of_kill_names_every_rung(kernel, force, hard):
+    """Each with when it is used, and what it may leave behind."""
+    made = make_plan(examine(FakeTarget(), sighting("f"), None), Policy(climb=True, force=force))
+
+    assert [rung.technique for rung in made.rungs] == ["raise", "interrupt", *hard]
+    assert all(rung.when and rung.leaves_behind for rung in made.rungs)
+
+
 def test_plan_of_a_thread_without_frames(kernel):
     """It is just starting."""
-    assert make_plan(examine(FakeTarget(), sighting(), None)).doing.endswith("no Python frame")
+    assert make_plan(examine(FakeTarget(), sighting(), None), Policy()).doing.endswith("no Python frame")
 
 
 @pytest.mark.parametrize(

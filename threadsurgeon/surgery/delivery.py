@@ -10,7 +10,7 @@ from threadsurgeon.debugger.session import Session
 from threadsurgeon.errors import NoSuchProcess, NoSuchThread, ThreadsurgeonError
 from threadsurgeon.linux.memory import BadAddress
 from threadsurgeon.linux.process import is_alive
-from threadsurgeon.model import Attempt, Outcome
+from threadsurgeon.model import Attempt, Frame, Outcome
 from threadsurgeon.surgery.addresses import make_victim
 from threadsurgeon.surgery.async_exception import raise_async, withdraw
 from threadsurgeon.surgery.interrupt import interrupt
@@ -31,6 +31,8 @@ class Record:
 
     attempts: list[Attempt] = field(default_factory=list)
     stopped_seconds: float = 0.0
+    skipped: list[Frame] = field(default_factory=list)
+    cut: list[str] = field(default_factory=list)
 
     def note(self, technique: str, verdict: Verdict, began: float, applied: Applied | None = None) -> None:
         """Add an attempt that began at that monotonic time."""
@@ -38,6 +40,8 @@ class Record:
         self.attempts.append(Attempt(technique, outcome, round(time.monotonic() - began, 4)))
         if applied is not None:
             self.stopped_seconds += applied.stopped_seconds
+            self.skipped += applied.skipped
+            self.cut += applied.cut
 
     @property
     def technique(self) -> str | None:

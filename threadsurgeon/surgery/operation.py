@@ -9,51 +9,49 @@ from threadsurgeon.errors import NativeThread, NoSuchThread, Refused
 from threadsurgeon.inventory import Target
 from threadsurgeon.model import Frame, Outcome, Plan, Report
 from threadsurgeon.surgery.addresses import find_exception
+from threadsurgeon.surgery.climb import Climb
 from threadsurgeon.surgery.delivery import Delivery, Record
+from threadsurgeon.surgery.ladder import Policy
 from threadsurgeon.surgery.main_thread import send_interrupt
-from threadsurgeon.surgery.plan import Doing, examine, find_doing, make_plan
+from threadsurgeon.surgery.native import NativeOperation, is_native
+from threadsurgeon.surgery.plan import Doing, examine, find_doing, is_importing, make_plan
 from threadsurgeon.surgery.verify import Verdict, Watch, check_life
 
 # `kill` repeats at most this often within its time: code that swallows again and again is not to be flooded.
 MOST_ATTEMPTS = 20
+DEFAULT = Policy()
 
 
 class Operation:
     """One operation on one thread: ``cancel`` delivers one exception, ``kill`` as many as its time allows."""
 
-    def __init__(
-        self,
-        pid: int,
-        tid: int,
-        *,
-        exception: str | None = None,
-        timeout_seconds: float = 5.0,
-        repeat: bool = False,
-        leave_pending: bool = False,
-        allow_main: bool = False,
-    ) -> None:
+    def __init__(self, pid: int, tid: int, policy: Policy = DEFAULT) -> None:
         """Look at the thread and plan. Nothing is touched yet.
 
         Raises:
             ThreadsurgeonError: it cannot be done, or is refused; the reason says why.
         """
         self._began = time.monotonic()
-        self._timeout_seconds = timeout_seconds
-        self._repeat = repeat
-        self._leave_pending = leave_pending
+        self._policy = policy
         self._record = Record()
+        self._obstacle: str | None = None
         self.target = Target(pid)
         try:
             self.before = self.target.see(tid)
         except NativeThread as error:
             raise Refused(str(error), hint=error.hint) from None
-        self.examination = examine(self.target, self.before, exception, allow_main=allow_main)
+        self.examination = examine(self.target, self.before, policy.exception, allow_main=policy.allow_main)
+        if policy.climb and not policy.allow_import and is_importing(self.before.thread):
+            raise Refused(
+                f"thread {tid} is inside an import: to kill it there leaves modules half made",
+                hint="to let it notice an exception: threadsurgeon cancel; to kill it all the same: --in-import",
+            )
         find_exception(self.target, self.examination.exception)
 
     @property
     def plan(self) -> Plan:
         """What would be done."""
-        return make_plan(self.examination)
+        return make_plan(self.examination, self._policy)
 
     def run(self, session: Session) -> Report:
         """Do it, and say what was seen afterwards.
@@ -64,15 +62,19 @@ class Operation:
         if self.before.thread.main:
             return self._report(self._signal())
         session.wait_until_ready()
-        return self._report(self._deliver(session, time.monotonic() + self._timeout_seconds))
+        verdict = self._deliver(session, time.monotonic() + self._policy.timeout_seconds)
+        if self._policy.climb and verdict.outcome in (None, Outcome.SURVIVED):
+            climb = Climb(session, self.examination, self._policy, self._record)
+            verdict = climb.run(verdict)
+            self._obstacle = climb.obstacle
+        return self._report(verdict)
 
     def _signal(self) -> Verdict:
         """Interrupt the main thread. A signal cannot be taken back."""
-        self._leave_pending = True
         began = time.monotonic()
         watch = Watch(self.target, self.before)
         send_interrupt(self.target)
-        verdict = watch.wait_for_effect(began + self._timeout_seconds)
+        verdict = watch.wait_for_effect(began + self._policy.timeout_seconds)
         self._record.note("signal", verdict, began)
         return verdict
 
@@ -80,10 +82,10 @@ class Operation:
         """Deliver the exception, again and again where that is wanted and code catches it."""
         examination = self.examination
         while True:
-            delivery = Delivery(session, examination, self._record, impatient=self._repeat)
-            verdict = delivery.run(deadline, leave_pending=self._leave_pending)
+            delivery = Delivery(session, examination, self._record, impatient=self._policy.climb)
+            verdict = delivery.run(deadline, leave_pending=self._policy.leave_pending)
             caught = verdict.outcome is Outcome.SURVIVED and verdict.sighting is not None
-            if not (self._repeat and caught and time.monotonic() < deadline):
+            if not (self._policy.climb and caught and time.monotonic() < deadline):
                 return verdict
             if len(self._record.attempts) >= MOST_ATTEMPTS:
                 return verdict
@@ -111,9 +113,11 @@ class Operation:
             process_alive=life.alive,
             stack_before=thread.frames,
             stack_after=after,
-            detail=self._describe(outcome, verdict, after),
+            detail="; ".join(filter(None, (self._describe(outcome, verdict, after), self._obstacle))),
             evidence=life.evidence,
             warnings=self.examination.warnings,
+            skipped=tuple(self._record.skipped),
+            cut=tuple(self._record.cut),
         )
 
     def _describe(self, outcome: Outcome, verdict: Verdict, after: tuple[Frame, ...]) -> str:
@@ -128,8 +132,13 @@ class Operation:
             return f"{exception} was raised, and code caught it; the thread is in {is_in}"
         if outcome is Outcome.TARGET_DIED:
             return "the process ended during the operation"
-        left = "is still pending, as asked" if self._leave_pending else "was withdrawn"
-        return f"{exception} was not noticed within {self._timeout_seconds:g} s and {left}; {self._sits_in(verdict, is_in)}"
+        left = "was withdrawn"
+        if self.before.thread.main:
+            left = "cannot be taken back"
+        elif self._policy.leave_pending:
+            left = "is still pending, as asked"
+        seconds = self._policy.timeout_seconds
+        return f"{exception} was not noticed within {seconds:g} s and {left}; {self._sits_in(verdict, is_in)}"
 
     def _sits_in(self, verdict: Verdict, is_in: str) -> str:
         if verdict.sighting is None:
@@ -145,3 +154,12 @@ class Operation:
         if doing is Doing.IN_SYSTEM_CALL:
             return f"the thread waits in a system call of C code that does not check for signals, called from {is_in}"
         return f"the thread runs C code that does not check for signals, called from {is_in}"
+
+
+def prepare(pid: int, tid: int, policy: Policy = DEFAULT) -> Operation | NativeOperation:
+    """Look at the thread and plan the operation that suits it; errors as ``Operation``."""
+    if policy.force:
+        target = Target(pid)
+        if is_native(target, tid):
+            return NativeOperation(target, tid, policy)
+    return Operation(pid, tid, policy)

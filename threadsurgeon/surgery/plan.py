@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 
+from threadsurgeon.cpython.held_locks import read_holdings
 from threadsurgeon.cpython.threads import read_finalizing
 from threadsurgeon.errors import Refused, TargetBusy
 from threadsurgeon.inventory import Sighting, Target
+from threadsurgeon.linux.memory import BadAddress
 from threadsurgeon.linux.process import SystemCall, read_status, read_system_call
 from threadsurgeon.model import Plan, Thread
-from threadsurgeon.surgery.ladder import RUNGS
+from threadsurgeon.surgery.ladder import HARD, RUNGS, Policy
 from threadsurgeon.surgery.main_thread import check_handles_interrupt
 
 FUTEX = 202  # x86-64
@@ -105,7 +108,7 @@ def examine(
     return Examination(target, sighting, find_doing(target, sighting), chosen)
 
 
-def make_plan(examination: Examination) -> Plan:
+def make_plan(examination: Examination, policy: Policy) -> Plan:
     """Say what would be done, for people and programs."""
     thread = examination.sighting.thread
     where = str(thread.frames[0]) if thread.frames else "no Python frame"
@@ -116,7 +119,10 @@ def make_plan(examination: Examination) -> Plan:
         Doing.IN_SYSTEM_CALL: "it waits in a system call: that is made to return early, and the exception is raised "
         "where CPython then checks for signals",
     }
-    rungs = tuple(RUNGS[technique] for technique in examination.techniques)
+    techniques = list(examination.techniques)
+    if policy.climb and not thread.main:
+        techniques += HARD if policy.force else [technique for technique in HARD if technique != "terminate"]
+    rungs = tuple(RUNGS[technique] for technique in techniques)
     assert thread.ident is not None
     return Plan(
         pid=examination.target.pid,
@@ -131,7 +137,33 @@ def make_plan(examination: Examination) -> Plan:
         stack=thread.frames,
         warnings=examination.warnings,
         rungs=rungs,
+        holds=tuple(_describe_holdings(examination)),
     )
+
+
+def _describe_holdings(examination: Examination) -> Iterator[str]:
+    """Say what the thread is seen to hold; more than that it may hold unseen."""
+    target, sighting = examination.target, examination.sighting
+    try:
+        holdings = read_holdings(target.memory, target.runtime, sighting.state, sighting.raw_frames)
+    except BadAddress:
+        return
+    frames = sighting.thread.frames
+    for block in holdings.blocks:
+        lock = f", which holds {block.lock.type_name} at {block.lock.address:#x}" if block.lock else ""
+        yield f"with block of {block.type_name}{lock}, in {frames[block.frame]}" + ("" if block.proven else " (not certain)")
+    in_blocks = {block.lock.address for block in holdings.blocks if block.lock}
+    for held in holdings.locks:
+        if held.address not in in_blocks:
+            certainty = "" if held.proven else " (not certain)"
+            yield f"{held.type_name} at {held.address:#x}, {held.found_in} of {frames[held.frame]}{certainty}"
+    for index in holdings.handling:
+        yield f"an exception that is being handled, in {frames[index]}"
+
+
+def is_importing(thread: Thread) -> bool:
+    """Say whether the thread is inside an import."""
+    return any(frame.file.startswith("<frozen importlib._bootstrap") for frame in thread.frames)
 
 
 def find_hazards(thread: Thread, version: tuple[int, int], exception: str) -> tuple[str, ...]:
@@ -145,7 +177,7 @@ def find_hazards(thread: Thread, version: tuple[int, int], exception: str) -> tu
     if innermost and innermost.function == "_wait_for_tstate_lock" and (3, 9) <= version <= (3, 12):
         # Since bpo-45274 (3.9.8) until 3.13 (gh-114271).
         hazards.append("an exception in Thread.join lets threading of 3.9 to 3.12 believe that the joined thread has ended")
-    if any(frame.file.startswith("<frozen importlib._bootstrap") for frame in thread.frames):
+    if is_importing(thread):
         hazards.append("it is inside an import: the import fails, and the module may be left half initialised elsewhere")
     if any(frame.function in ("__exit__", "__aexit__", "__del__") for frame in thread.frames):
         hazards.append("it is inside an __exit__ or __del__ method: what that was to tidy up may stay as it is")

@@ -182,18 +182,28 @@ class Life:
 
 def check_life(target: Target, interpreter: Interpreter) -> Life:
     """Look whether the process lives, untraced and running, and whether its GIL goes round."""
+    life = check_life_of_process(target)
+    if not life.alive:
+        return life
+    try:
+        return Life(True, (*life.evidence, _describe_gil(target, interpreter)))
+    except (NoSuchProcess, NoSuchThread):
+        return Life(False, ("the process ended",))
+
+
+def check_life_of_process(target: Target) -> Life:
+    """Look whether the process lives, untraced and running."""
     try:
         status = read_status(target.pid)
         if status.state in "ZXx" or read_task(target.pid, target.pid).start_time != target.start_time:
             return Life(False, ("the process ended",))
-        evidence = ["the process lives"]
-        if status.state in "Tt":
-            evidence.append("it is STOPPED: let it continue with kill -CONT")
-        if status.tracer:
-            evidence.append(f"it is TRACED by process {status.tracer}")
-        evidence.append(_describe_gil(target, interpreter))
     except (NoSuchProcess, NoSuchThread):
         return Life(False, ("the process ended",))
+    evidence = ["the process lives"]
+    if status.state in "Tt":
+        evidence.append("it is STOPPED: let it continue with kill -CONT")
+    if status.tracer:
+        evidence.append(f"it is TRACED by process {status.tracer}")
     return Life(True, tuple(evidence))
 
 

@@ -1,0 +1,111 @@
+"""The harder rungs of ``kill``: each is used only after the gentler ones failed and were seen to fail."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from threadsurgeon.debugger.session import Session
+from threadsurgeon.errors import NoSuchProcess, NoSuchThread, Refused, UnsupportedPython
+from threadsurgeon.inventory import Target
+from threadsurgeon.linux.process import is_alive
+from threadsurgeon.model import Outcome
+from threadsurgeon.surgery.addresses import make_victim
+from threadsurgeon.surgery.cut_frames import cut, survey
+from threadsurgeon.surgery.delivery import EFFECT_SECONDS, Record
+from threadsurgeon.surgery.insist import insist
+from threadsurgeon.surgery.ladder import RUNGS, Policy
+from threadsurgeon.surgery.plan import Doing, Examination, examine, find_doing
+from threadsurgeon.surgery.technique import Applied, Effect
+from threadsurgeon.surgery.terminate import terminate
+from threadsurgeon.surgery.verify import Verdict, Watch
+
+logger = logging.getLogger(__name__)
+
+# Code may catch what a cut raised, and C code may be entered again by code that was insisted on: both once more, not for ever.
+ROUNDS = 2
+
+Technique = Callable[[Session, Examination, float], Applied]
+
+
+class Climb:
+    """Climbs for one thread. ``obstacle`` says what ended the climb, if something did."""
+
+    def __init__(self, session: Session, examination: Examination, policy: Policy, record: Record) -> None:
+        self._session = session
+        self._examination = examination
+        self._policy = policy
+        self._record = record
+        self.obstacle: str | None = None
+
+    @property
+    def _target(self) -> Target:
+        return self._examination.target
+
+    def run(self, verdict: Verdict) -> Verdict:
+        """Go on from what the gentle techniques came to, by what is seen."""
+        for _ in range(ROUNDS):
+            if verdict.outcome is None and self._is_in_c_code(verdict):
+                verdict = self._use("cut", _cut, verdict)
+            if verdict.outcome is Outcome.SURVIVED and self.obstacle is None:
+                verdict = self._use("insist", _insist, verdict)
+            if verdict.outcome not in (None, Outcome.SURVIVED) or self.obstacle is not None:
+                break
+        if self._policy.force and verdict.outcome in (None, Outcome.SURVIVED):
+            verdict = self._use("terminate", _terminate, verdict)
+        return verdict
+
+    def _is_in_c_code(self, verdict: Verdict) -> bool:
+        """Say whether cutting could help: not with a thread that merely waits for its turn."""
+        try:
+            return verdict.sighting is not None and find_doing(self._target, verdict.sighting) is not Doing.WAITING_FOR_GIL
+        except NoSuchThread:
+            return False
+
+    def _use(self, name: str, technique: Technique, verdict: Verdict) -> Verdict:
+        """Apply one technique and look what came of it. What it refuses is what ends the climb."""
+        if not self._policy.confirm(RUNGS[name]):
+            self.obstacle = f"{name} was not confirmed"
+            return verdict
+        self.obstacle = None
+        began = time.monotonic()
+        applied = None
+        try:
+            examination = self._examine_again()
+            watch = Watch(self._target, examination.sighting, impatient=True)
+            try:
+                applied = technique(self._session, examination, self._policy.timeout_seconds)
+            except (Refused, UnsupportedPython) as error:
+                self.obstacle = f"{name} was refused: {error}"
+                verdict = Verdict(verdict.outcome, watch.sight(), delivered=verdict.delivered)
+            else:
+                verdict = self._look(watch, applied)
+        except (NoSuchThread, NoSuchProcess):
+            alive = is_alive(self._target.pid)
+            verdict = Verdict(Outcome.ENDED if alive else Outcome.TARGET_DIED, None, delivered=True)
+        self._record.note(name, verdict, began, applied)
+        return verdict
+
+    def _look(self, watch: Watch, applied: Applied) -> Verdict:
+        if applied.effect is Effect.NO_CHECK:
+            now = watch.sight()
+            return Verdict(None, now, delivered=False) if now else Verdict(Outcome.ENDED, None, delivered=True)
+        return watch.wait_for_effect(time.monotonic() + max(EFFECT_SECONDS, self._policy.timeout_seconds))
+
+    def _examine_again(self) -> Examination:
+        sighting = self._target.see(self._examination.sighting.thread.tid)
+        return examine(self._target, sighting, self._examination.exception)
+
+
+def _cut(session: Session, examination: Examination, seconds: float) -> Applied:
+    site = survey(examination.target, examination.sighting.state.interpreter)
+    return cut(session, make_victim(examination), site, seconds)
+
+
+def _insist(session: Session, examination: Examination, seconds: float) -> Applied:
+    return insist(session, examination, make_victim(examination), seconds)
+
+
+def _terminate(session: Session, examination: Examination, seconds: float) -> Applied:
+    return terminate(session, examination, make_victim(examination), seconds)
