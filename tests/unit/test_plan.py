@@ -155,8 +155,8 @@ def test_plan_says_what_the_thread_holds(kernel):
 
     assert list(made.holds) == [
         "with block of _thread.lock, which holds _thread.lock at 0x1000, in inner (/app/main.py:1)",
-        "_thread.RLock at 0x2000, local variable of outer (/app/main.py:2) (not certain)",
-        "an exception that is being handled, in outer (/app/main.py:2)",
+        "_thread.RLock at 0x2000, local variable of outer (/app/main.py:1) (not certain)",
+        "an exception that is being handled, in outer (/app/main.py:1)",
     ]
 
 
