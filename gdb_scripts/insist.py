@@ -18,10 +18,11 @@ from typing import Any
 import gdb
 
 from .call import call_then_return
+from .code_objects import CodeReader
 from .command import command
 from .frames import Frame, FrameReader
 from .guard import attached, select_thread
-from .machine import read_number, read_register, write_register
+from .machine import read_register, write_register
 from .system_call import interrupt_system_call
 from .victim import Victim
 
@@ -29,6 +30,8 @@ from .victim import Victim
 # recursive code catches as often as it is deep.
 FOLLOWERS = 4
 
+# So far below the stack pointer that the functions that look into the table do not come there.
+SCRATCH = 4096
 GENERAL_REGISTERS = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", *(f"r{number}" for number in range(8, 16)))
 
 
@@ -60,8 +63,7 @@ class Insistence:
         self.return_minus_one: int = options["return_minus_one"]
         # Code objects that the exception shall reach, and where nothing more is raised: "end" for the last, "pass" for others.
         self.ends = {int(code): kind for code, kind in options["ends"].items()}
-        self.exception_table: int | None = options["exception_table"]
-        self.empty_table: int | None = options["empty_table"]
+        self.codes = None if options["codes"] is None else CodeReader(**options["codes"])
         self.gentle: int = options["gentle"]  # how often code may catch it before its handlers are left out
         self.most_hits: int = options["most_hits"]
         self.quiet_seconds: float = options["quiet_seconds"]
@@ -122,24 +124,26 @@ class Insistence:
 
     def _leave_out_handlers(self, frame: Frame) -> bool:
         self.skipped.append((frame.address, frame.code, frame.instruction))
-        if self.exception_table is None:
+        if self.codes is None:
             self.reader.drop_handlers(frame)
             return False
         self.leave_out = frame.code
         return self.watched != frame.code
 
     def on_look_up(self) -> bool:
-        """The thread has just loaded the address of the exception table: let it look into an empty one.
+        """The thread has just loaded the address of the exception table: let it look into one without handlers.
 
-        The code object is not touched, nor is anything else in memory: only the register the address was loaded into.
+        The code object is not touched, nor is anything else that others see: only the register the address was loaded into,
+        and free stack of the thread.
         """
         if self.leave_out:
-            assert self.exception_table is not None
-            assert self.empty_table is not None
-            table = read_number(self.leave_out + self.exception_table)
+            assert self.codes is not None
+            original, content = self.codes.read_table(self.leave_out)
+            replacement = (read_register("rsp") - SCRATCH - len(content)) // 16 * 16
+            gdb.selected_inferior().write_memory(replacement, content)
             for register in GENERAL_REGISTERS:
-                if read_register(register) == table:
-                    write_register(register, self.empty_table)
+                if read_register(register) == original:
+                    write_register(register, replacement)
         return False
 
     def on_check(self) -> bool:
@@ -192,10 +196,10 @@ class Insistence:
         call_then_return(self.set_none, exception, return_minus_one=self.return_minus_one, stack_pointer=stack_pointer)
 
     def _watch(self, code: int) -> None:
-        assert self.exception_table is not None
+        assert self.codes is not None
         self._set_breakpoints({})
         self.watched = code
-        place = f"*(long *) {code + self.exception_table:#x}"
+        place = f"*(long *) {code + self.codes.co_exceptiontable:#x}"
         self.breakpoints.append(_Breakpoint(place, self.on_look_up, gdb.BP_WATCHPOINT))
 
     def _set_breakpoints(self, others: dict[int, Any]) -> None:

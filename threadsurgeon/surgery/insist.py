@@ -7,7 +7,8 @@ after the frame is untouched, and so is ``threading``'s own bookkeeping: nothing
 
 How the look-up finds nothing: the handlers of 3.8 to 3.10 are blocks in the frame, of which it has its own. From 3.11 on
 they are a table that all calls of the function share; there the thread is stopped the moment it has loaded the table's
-address into a register, by a hardware watchpoint, and the register is made to point to empty bytes. Nothing in memory changes.
+address into a register, by a hardware watchpoint, and the register is made to point to a copy without handlers, below the
+thread's own stack. No memory that anybody else looks at changes.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from threadsurgeon.cpython.layout import Layout
 from threadsurgeon.cpython.objects import ObjectReader
 from threadsurgeon.debugger import commands
 from threadsurgeon.debugger.session import Session
-from threadsurgeon.errors import UnsupportedPython
 from threadsurgeon.inventory import Target
 from threadsurgeon.linux.perf import perf_events_in_use
 from threadsurgeon.model import Frame
@@ -37,6 +37,9 @@ GENTLE = 3
 QUIET_SECONDS = 0.1
 
 _EFFECTS = {"unwound": Effect.DELIVERED, "exited": Effect.DELIVERED, "caught": Effect.CAUGHT, "no-check": Effect.NO_CHECK}
+
+# Opcodes (dis.opmap). Every handler begins with this instruction.
+PUSH_EXC_INFO = {(3, 11): 35, (3, 12): 35, (3, 13): 33, (3, 14): 32, (3, 15): 30}
 
 # Where the exception is to arrive, and nothing more is raised, by file and function. "end": it is dealt with there.
 _ENDS = {
@@ -62,7 +65,7 @@ def insist(
     Only for a thread that is known to catch exceptions. On every way out nothing is pending and no breakpoint is left.
 
     Raises:
-        UnsupportedPython: a function or an object that we need is not there.
+        UnsupportedPython: a function that we need is not there.
         Refused: the thread has a shadow stack.
         Otherwise as ``raise_async``.
     """
@@ -75,8 +78,7 @@ def insist(
         "set_none": victim.functions[RAISE],
         "return_minus_one": find_return_minus_one(target.memory, victim.functions[RAISE]),
         "ends": find_ends(examination.sighting.raw_frames, examination.sighting.thread.frames),
-        "exception_table": target.runtime.layout.code_object.co_exceptiontable,
-        "empty_table": find_empty_bytes(target),
+        "codes": describe_codes(target.runtime.layout),
         "gentle": gentle,
         "most_hits": MOST_HITS,
         "quiet_seconds": quiet_seconds,
@@ -146,26 +148,20 @@ def find_ends(raw_frames: Sequence[RawFrame], frames: Sequence[Frame]) -> dict[i
     }
 
 
-def find_empty_bytes(target: Target) -> int | None:
-    """Return the address of the object ``b""``; None where nobody needs it (before 3.11).
-
-    It is static since then, a part of ``_PyRuntime``: the one ``bytes`` object there that has no length.
-
-    Raises:
-        UnsupportedPython: there is none.
-    """
-    layout: Layout = target.runtime.layout
-    if layout.code_object.co_exceptiontable is None:
+def describe_codes(layout: Layout) -> dict[str, int] | None:
+    """Return what the other end needs to read exception tables: see ``gdb_scripts/code_objects.py``; None before 3.11."""
+    code = layout.code_object
+    if code.co_exceptiontable is None:
         return None
-    start = target.runtime.address
-    content = target.memory.read(start, layout.runtime_state.size)
-    head = target.runtime.symbol("PyBytes_Type").to_bytes(8, "little") + bytes(8)  # ob_type, then ob_size
-    position = content.find(head)
-    while position >= 0:
-        if position % 8 == 0 and not content[position - layout.pyobject.ob_type + layout.bytes_object.ob_sval]:
-            return start + position - layout.pyobject.ob_type
-        position = content.find(head, position + 1)
-    raise UnsupportedPython(f"CPython {target.runtime.version} does not keep its empty bytes where it should")
+    assert code.co_code_adaptive is not None
+    return {
+        "co_exceptiontable": code.co_exceptiontable,
+        "co_code_adaptive": code.co_code_adaptive,
+        "ob_refcnt": layout.pyobject.ob_refcnt,
+        "ob_size": layout.bytes_object.ob_size,
+        "ob_sval": layout.bytes_object.ob_sval,
+        "push_exc_info": PUSH_EXC_INFO[layout.version],
+    }
 
 
 def _resolve(target: Target, skipped: Sequence[Sequence[int]]) -> tuple[Frame, ...]:
