@@ -9,15 +9,19 @@ import sys
 
 def main() -> None:
     """Run the command line."""
-    status = _list_plainly(sys.argv[1:])
-    if status is None:
-        status = _run_command_line()
-    # Nothing is left to tidy up but memory, and the kernel is faster at that: 10 ms after listing 1,000 threads.
     try:
-        sys.stdout.flush()
-        sys.stderr.flush()
-    except BrokenPipeError:
-        pass
+        status = _list_plainly(sys.argv[1:])
+        if status is None:
+            status = _run_command_line()
+    except KeyboardInterrupt:  # before or after the command proper
+        status = 130
+    # Nothing is left to tidy up but memory, and the kernel is faster at that: 10 ms after listing 1,000 threads.
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:  # our parent closed it
+                stream.flush()
+        except OSError:
+            pass
     os._exit(status)
 
 
@@ -26,7 +30,7 @@ def _list_plainly(arguments: list[str]) -> int | None:
 
     None for everything else, and where the answer is an error: the command line then says it.
     """
-    if len(arguments) != 3 or arguments[0] != "list" or "--json" not in arguments[1:]:
+    if sys.stdout is None or len(arguments) != 3 or arguments[0] != "list" or "--json" not in arguments[1:]:
         return None
     pid = arguments[2] if arguments[1] == "--json" else arguments[1]
     if not (pid.isascii() and pid.isdecimal() and 0 < len(pid) < 8):
@@ -38,11 +42,16 @@ def _list_plainly(arguments: list[str]) -> int | None:
 
     try:
         text = dump_listing(list_threads(int(pid)))
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
     except (ThreadsurgeonError, OSError):
         gc.enable()
         return None
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):
+            sys.stderr.write(f"Error: the result cannot be written: {error.strerror}\n")
+        return 1
     return 0
 
 
