@@ -36,6 +36,11 @@ _PYTHON = {
     r"|PyInterpreterState_\w+|_PyRuntime\w*_\w+|PyOS_(AfterFork|BeforeFork|Readline)\w*|PyImport_(Acquire|Release)Lock"
     r"|_PyImport_\w+Lock|PyErr_Print\w*|_PyErr_WriteUnraisable\w*|PyErr_(SetNone|SetObject|SetString|Restore|Format)\w*",
 }
+# Such a change waits for one of these only where all is in order: they may run any Python code, and may fail.
+_MAY_RUN_ANYTHING = re.compile(
+    r"_?PyObject_(Hash\w*|RichCompare\w*|Call\w*|Vectorcall\w*|IsTrue|MakeTpCall|GetAttr\w*|GetIter|Repr|Str)|PyIter_Next"
+)
+_CHANGES = ("a change of a dictionary", "a change of a set", "a change of a list")
 # Their nameless helpers: of which exported functions, how deep.
 _PYTHON_HELPERS = (
     ("memory allocation", ("PyObject_Malloc", "PyObject_Free", "PyObject_Realloc", "PyObject_Calloc", "PyMem_Malloc",
@@ -120,7 +125,7 @@ class SafetyRules:
             return "a signal handler"
         helper = self._helpers.get(frame.code.start)
         if helper is not None:
-            return helper
+            return None if helper in _CHANGES and self._waits_for_anything(frames, index) else helper
         name = self._names.find(frame.code)
         if name is not None:
             for what, pattern in self._anywhere.items():
@@ -130,11 +135,22 @@ class SafetyRules:
             if name is not None:
                 for what, pattern in self._python.items():
                     if pattern.fullmatch(name):
-                        return f"{what} ({name})"
+                        harmless = what in _CHANGES and self._waits_for_anything(frames, index)
+                        return None if harmless else f"{what} ({name})"
             return None
         if is_libc(frame.code.image):
             return self._what_in_libc(frames, index, name, system_call)
         return None
+
+    def _waits_for_anything(self, frames: Sequence[NativeFrame], index: int) -> bool:
+        """Say whether the frame, or a helper between, has called what may run any Python code."""
+        for inner in reversed(frames[:index]):
+            name = self._names.find(inner.code)
+            if name is not None:
+                return _MAY_RUN_ANYTHING.fullmatch(name) is not None
+            if self._helpers.get(inner.code.start) not in _CHANGES:
+                return False
+        return False
 
     def _what_in_libc(
         self, frames: Sequence[NativeFrame], index: int, name: str | None, system_call: int | None
