@@ -151,7 +151,9 @@ def _describe_holdings(examination: Examination) -> Iterator[str]:
     frames = sighting.thread.frames
     for block in holdings.blocks:
         lock = f", which holds {block.lock.type_name} at {block.lock.address:#x}" if block.lock else ""
-        yield f"with block of {block.type_name}{lock}, in {frames[block.frame]}" + ("" if block.proven else " (not certain)")
+        again = ", whose lock it has to take again before it can leave" if block.waits else ""
+        certainty = "" if block.proven else " (not certain)"
+        yield f"with block of {block.type_name}{lock}{again}, in {frames[block.frame]}{certainty}"
     in_blocks = {block.lock.address for block in holdings.blocks if block.lock}
     for held in holdings.locks:
         if held.address not in in_blocks:
