@@ -143,14 +143,9 @@ class SafetyRules:
         return None
 
     def _waits_for_anything(self, frames: Sequence[NativeFrame], index: int) -> bool:
-        """Say whether the frame, or a helper between, has called what may run any Python code."""
-        for inner in reversed(frames[:index]):
-            name = self._names.find(inner.code)
-            if name is not None:
-                return _MAY_RUN_ANYTHING.fullmatch(name) is not None
-            if self._helpers.get(inner.code.start) not in _CHANGES:
-                return False
-        return False
+        """Say whether the frame has called what may run any Python code, be it through others."""
+        names = (self._names.find(inner.code) for inner in frames[:index])
+        return any(name is not None and _MAY_RUN_ANYTHING.fullmatch(name) is not None for name in names)
 
     def _what_in_libc(
         self, frames: Sequence[NativeFrame], index: int, name: str | None, system_call: int | None
