@@ -21,6 +21,18 @@ def write_register(name: str, value: int) -> None:
     gdb.parse_and_eval(f"${name} = {value}")
 
 
+def write_registers(**values: int) -> None:
+    """Set registers that make sense only together, in this order, as quickly after each other as gdb can.
+
+    Should gdb be killed in between, the thread would run on with one and without the other.
+    """
+    gdb.newest_frame().select()
+    gdb.parse_and_eval(", ".join(f"${name} = {value}" for name, value in values.items()))
+    for name, value in values.items():  # gdb might have selected another frame after the first: see above
+        if read_register(name) != value:
+            write_register(name, value)
+
+
 def read_number(address: int, size: int = WORD) -> int:
     """Return the unsigned number of that many bytes."""
     return int.from_bytes(bytes(gdb.selected_inferior().read_memory(address, size)), "little")

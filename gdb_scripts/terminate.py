@@ -9,7 +9,7 @@ import gdb
 
 from .command import command
 from .guard import attached
-from .machine import read_number, read_register, write_number, write_register
+from .machine import read_number, read_register, write_number, write_register, write_registers
 from .system_call import EINTR, SYSCALL_SIZE, waits
 from .victim import Victim, check_thread
 
@@ -73,6 +73,5 @@ def _redirect(
         write_number(address, value, size)
     write_register("rax", -EINTR)
     write_register("orig_rax", -1)  # the kernel shall not start the call again, from wherever the thread then is
-    write_register("rsp", stack)
-    write_register("rip", program_counter)
+    write_registers(rsp=stack, rip=program_counter)
     return True
