@@ -118,7 +118,7 @@ def cancel(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    r"""Raise an exception in one thread, interrupting what it waits for.
+    """Raise an exception in one thread, interrupting what it waits for.
 
     The thread is stopped for some milliseconds, the others not at all. Python unwinds the thread: finally blocks run, and
     locks taken by with blocks are given back.
@@ -166,7 +166,7 @@ def kill(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    r"""Like cancel, again while code catches the exception, and then by harder means.
+    """Like cancel, again while code catches the exception, and then by harder means.
 
     Each rung is used only after the gentler ones were seen to fail, and asked for on a terminal: first the native frames of C
     code that never checks for signals are removed (cut); the handlers of code that catches every exception are left out

@@ -34,9 +34,12 @@ class Prompt:
         while is_alive(int(self._pid)):
             try:
                 words = shlex.split(input(f"threadsurgeon {self._pid}> "))
-            except (EOFError, KeyboardInterrupt):
+            except EOFError:
                 click.echo()
                 return
+            except KeyboardInterrupt:  # as in other prompts: the line is dropped
+                click.echo()
+                continue
             except ValueError as error:  # an open quotation mark
                 click.echo(f"Error: {error}", err=True)
                 continue

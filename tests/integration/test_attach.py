@@ -134,20 +134,28 @@ def test_whatever_is_typed_is_answered(line: str, answer: str, any_python: Pytho
     assert not victim.assert_lives_on(unwound=False)["finally_ran"]
 
 
-@pytest.mark.parametrize("key", ["d", "c"])
-def test_end_of_input_and_ctrl_c_at_the_prompt_leave(key: str, any_python: Python, stuck: Start, attach: Attach) -> None:
-    """Both are ways to say goodbye, without a traceback."""
+def test_end_of_input_at_the_prompt_leaves(any_python: Python, stuck: Start, attach: Attach) -> None:
+    """Ctrl-D says goodbye, without a traceback."""
     victim = stuck(any_python, "lock")
     terminal = attach(victim)
-    terminal.child.send("sta")
-    terminal.child.expect_exact("sta")
-    if key == "d":
-        terminal.child.sendcontrol("u")  # the end of the input is one only on an empty line
-    terminal.child.sendcontrol(key)
+    terminal.child.sendcontrol("d")
     status, text = terminal.ends()
 
     assert status == 0
     assert "Traceback" not in text
+    assert not victim.assert_lives_on(unwound=False)["finally_ran"]
+
+
+def test_ctrl_c_at_the_prompt_drops_the_line(any_python: Python, stuck: Start, attach: Attach) -> None:
+    """As in other prompts: what was typed is not done, and the next line is."""
+    victim = stuck(any_python, "lock")
+    terminal = attach(victim)
+    terminal.child.send("cancel victim")
+    terminal.child.expect_exact("cancel victim")
+    terminal.child.sendcontrol("c")
+    terminal.until_prompt()
+
+    assert "WHERE" in terminal.say("list")
     assert not victim.assert_lives_on(unwound=False)["finally_ran"]
 
 

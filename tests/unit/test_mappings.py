@@ -51,9 +51,9 @@ def test_each_file_is_listed_once_by_its_lowest_mapping(fake_maps):
 
     assert list_mapped_files(42) == [
         MappedFile(42, "/usr/bin/prog", 0x55D0C8A00000, 0x55D0C8A01000, 0),
-        MappedFile(42, "/opt/a b/lib x.so", 0x7F0000000000, 0x7F0000001000, 0x3000),
-        MappedFile(42, "/lib/gone.so (deleted)", 0x7F0000004000, 0x7F0000005000, 0),
-        MappedFile(42, "/caf\udcff.so", 0x7F000000A000, 0x7F000000B000, 0),
+        MappedFile(42, "/opt/a b/lib x.so", 0x7F0000000000, 0x7F0000001000, 0x3000, loaded=False),
+        MappedFile(42, "/lib/gone.so (deleted)", 0x7F0000004000, 0x7F0000005000, 0, loaded=False),
+        MappedFile(42, "/caf\udcff.so", 0x7F000000A000, 0x7F000000B000, 0, loaded=False),
     ]
 
 

@@ -52,6 +52,8 @@ class FakeTarget:
         if layout.native_thread_id is not None:
             fields[layout.native_thread_id] = tid or ident + 1
         address = self.heap.allocate(self.heap.struct(layout.size, fields))
+        if next_address:
+            self.set(next_address, layout.prev, address)
         self.set(interpreter, self.layout.interpreter_state.threads_head, address)
         return address
 
@@ -250,3 +252,16 @@ def test_own_threads_are_what_python_says(own_memory, own_runtime):
         end.set()
         for other in others:
             other.join()
+
+
+def test_state_made_anew_at_a_freed_place_is_not_taken_for_the_old_one(target):
+    """It belongs to the same interpreter, but does not lead to the rest of the list."""
+    interpreter = target.interpreter(0)
+    last = target.thread(interpreter, 1)
+    freed = target.thread(interpreter, 2, last)
+    target.thread(interpreter, 3, freed)
+    target.set(freed, target.layout.thread_state.prev, 0)
+    target.set(freed, target.layout.thread_state.next, 0)
+
+    with pytest.raises(UnreadableTarget):
+        target.states()

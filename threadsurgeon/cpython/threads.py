@@ -121,6 +121,10 @@ def _walk_once(memory: Memory, runtime: Runtime, interpreter: Interpreter) -> li
             state = read_thread_state(memory, runtime, interpreter, address)
             if state is None or address in seen or len(states) == MAX_THREADS:
                 return None
+            # A state that was freed and made anew meanwhile belongs to the interpreter as well, and leads elsewhere. Before
+            # the first there may be a newer one by now.
+            if states and _pointer(state.content, layout.prev)[0] != states[-1].address:
+                return None
             seen.add(address)
             states.append(state)
             (address,) = _pointer(state.content, layout.next)

@@ -15,13 +15,17 @@ _LINE = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) (....) ([0-9a-f]+) (\S+) \d+ +(/.
 
 
 class MappedFile(NamedTuple):
-    """A file that a process has mapped, by the lowest of its mappings. ``path`` is the target's own word for it."""
+    """A file that a process has mapped, by the lowest of its mappings. ``path`` is the target's own word for it.
+
+    ``loaded``: it has code that can run; otherwise it is only read as data.
+    """
 
     pid: int
     path: str
     start: int
     end: int
     offset: int
+    loaded: bool = True
 
     def open_elf(self) -> ElfFile:
         """Open the very file that is mapped.
@@ -68,7 +72,7 @@ def list_mapped_files(pid: int) -> list[MappedFile]:
         # maps pages of its code once more, for trampolines (tramp.c): the loaded one begins where the file does.
         rank = 0 if b"x" not in permissions else 1 if first.offset else 2
         if rank > ranks.get(path, -1):
-            files[path], ranks[path] = first, rank
+            files[path], ranks[path] = first._replace(loaded=rank > 0), rank
     return list(files.values())
 
 
@@ -98,7 +102,7 @@ def iterate_images(pid: int) -> Iterator[Image]:
 
     refused: OSError | None = None
     found = False
-    for file in sorted(list_mapped_files(pid), key=unlikeliness):
+    for file in sorted((file for file in list_mapped_files(pid) if file.loaded), key=unlikeliness):
         try:
             elf = file.open_elf()
         except NotElf:
