@@ -34,16 +34,20 @@ class Held:
         self.stopped_seconds = 0.0
         self.armed_seconds = 0.0
         self.continued = 0.0
+        self.armed = False
 
     def on_stop(self, _event: gdb.StopEvent) -> None:
         """Note when the thread stopped."""
         if self.since is None:
             self.since = time.monotonic()
-            self.armed_seconds += self.since - self.continued
+            if self.armed:
+                self.armed_seconds += self.since - self.continued
 
     def run(self, addresses: list[int]) -> None:
         """Let it run until it comes to one of the addresses."""
-        self.breakpoints.enter_context(hardware_breakpoints(addresses))
+        self.armed = bool(addresses)
+        if addresses:
+            self.breakpoints.enter_context(hardware_breakpoints(addresses))
         gdb.execute("continue&", to_string=True)
         self.continued = time.monotonic()
         self.stopped_seconds += self.continued - (self.since or self.continued)
@@ -117,7 +121,10 @@ def run_to(*, addresses: list[int]) -> dict[str, Any]:
 
 @command("-ts-look")
 def look() -> dict[str, Any]:
-    """Take the breakpoints away from the stopped thread, and tell its registers."""
+    """Take the breakpoints away from the stopped thread, and tell its registers.
+
+    gdb clears the debug registers only when it lets the thread go on: should it be killed before, they are still set.
+    """
     global _held
     held = _take()
     with ExitStack() as undo:

@@ -44,11 +44,15 @@ from threadsurgeon.surgery.technique import Applied, Effect, Victim
 logger = logging.getLogger(__name__)
 
 TAKE_GIL = "PyEval_RestoreThread"
-TRIES = 20
+TRIES = 30
+# A thread that is in danger at each of so many looks is watched by hardware breakpoints until that function returns. Not
+# before: should gdb be killed while they are set, the thread runs into one, and the process dies.
+UNARMED_TRIES = 20
 MOST_BREAKPOINTS = 4  # the processor's
-# How long a thread may run to the return of a function that must not be cut, and to that of one that may be.
-DANGER_SECONDS, SETTLE_SECONDS = 0.1, 0.005
-PASSING_SECONDS = 0.001
+# A thread that runs is looked at more often than once, and cut when its stack is no deeper than at any look before: when it is
+# not inside one of the functions that its C code calls over and over, and that may have no name.
+LEAST_LOOKS, MOST_LOOKS = 3, 8
+DANGER_SECONDS, PASSING_SECONDS = 0.1, 0.001
 DIRECTION_FLAG = 1 << 10
 SYSCALL_INSTRUCTION = b"\x0f\x05"
 
@@ -145,42 +149,44 @@ class _Cut:
         self._site = site
         self._hand = hand
         self._seen = seen
-        self._settled = False
+        self._looks = 0
+        self._shallowest = 1 << 30
 
     def perform(self, deadline: float) -> Applied:
         """Look, run a little where that is needed, look again, and cut."""
-        why, in_bytecode = "no time", 0
+        why, in_bytecode, in_danger = "no time", 0, 0
         for _ in range(TRIES):
+            watched: list[int] = []
             try:
                 stack = self._unwind()
+                danger = self._site.rules.find_danger(stack.dropped, stack.system_call)
+                if not stack.dropped:
+                    why, in_bytecode = "it runs bytecode", in_bytecode + 1
+                    if in_bytecode == TRIES // 4:
+                        return self._applied(Effect.NO_CHECK, self._hand.let_go())
+                elif danger is not None:
+                    why, in_danger = f"it is in {danger.what}", in_danger + 1
+                    if in_danger > UNARMED_TRIES:
+                        watched = self._returns(stack, danger.index)
+                elif stack.backwards:
+                    why = "it copies backwards"
+                elif self._is_good_moment(stack) or in_danger > UNARMED_TRIES:
+                    return self._redirect(stack)
             except CannotUnwind as error:
                 why = str(error)
-                self._run([], PASSING_SECONDS)
-                continue
-            if not stack.dropped:
-                why, in_bytecode = "it runs bytecode", in_bytecode + 1
-                if in_bytecode == TRIES // 4:
-                    break
-                self._run([], PASSING_SECONDS)
-            elif (danger := self._site.rules.find_danger(stack.dropped, stack.system_call)) is not None:
-                why = f"it is in {danger.what}"
-                self._run(self._returns(stack, danger.index), DANGER_SECONDS)
-            elif stack.backwards:
-                why = "it copies backwards"
-                self._run([], PASSING_SECONDS)
-            elif not self._settled and stack.system_call is None and len(stack.dropped) > 1:
-                # Best is the moment when one of the functions that its C code calls over and over has just returned: then
-                # whatever that function does inside, with or without a name, is not cut through. The outermost few decide.
-                self._settled = True
-                self._run(self._returns(stack, max(0, len(stack.dropped) - MOST_BREAKPOINTS)), SETTLE_SECONDS)
-            else:
-                return self._redirect(stack)
-            logger.debug("not yet: %s", why)
             if time.monotonic() >= deadline:
                 break
-        if in_bytecode == TRIES // 4:
-            return self._applied(Effect.NO_CHECK, self._hand.let_go())
+            self._run(watched, DANGER_SECONDS if watched else PASSING_SECONDS)
         raise Refused(f"no safe moment to cut thread {self._victim.tid} in {TRIES} tries: {why}")
+
+    def _is_good_moment(self, stack: _Stack) -> bool:
+        if stack.system_call is not None:
+            return True
+        self._looks += 1
+        depth = len(stack.dropped)
+        shallow = depth <= self._shallowest
+        self._shallowest = min(depth, self._shallowest)
+        return depth == 1 or (shallow and self._looks >= LEAST_LOOKS) or self._looks >= MOST_LOOKS
 
     def _run(self, addresses: list[int], seconds: float) -> None:
         self._seen = self._hand.run(addresses, seconds)
