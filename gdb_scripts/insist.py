@@ -26,8 +26,8 @@ from .machine import read_register, write_register
 from .system_call import interrupt_system_call
 from .victim import Victim
 
-# After the first, second, third time that code caught it, up to 4, 16, 64 exceptions follow the one that is raised next:
-# recursive code catches as often as it is deep.
+# After the first, second, third time that code caught it, up to 1, 4, 16 exceptions follow the one that is raised next: one
+# for the handler, and none for what the same function tidies up afterwards; but recursive code catches as often as it is deep.
 FOLLOWERS = 4
 
 # So far below the stack pointer that the functions that look into the table do not come there.
@@ -113,7 +113,7 @@ class Insistence:
         times = self.caught.get(frame.code, 0)
         if times > self.gentle:
             return self._leave_out_handlers(frame)
-        if times and self.followers.setdefault(frame.code, FOLLOWERS**times):
+        if times and self.followers.setdefault(frame.code, FOLLOWERS ** (times - 1)):
             self.followers[frame.code] -= 1
             self.victim.set_pending()
             self.awaited = True

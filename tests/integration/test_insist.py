@@ -27,17 +27,20 @@ pytestmark = pytest.mark.usefixtures("gdb")
 MANY = """
 tidied = []
 
-def swallow(number):
+def swallow():
+    while True:
+        try:
+            time.sleep(1000)
+        except BaseException:
+            pass
+
+def tidy(number):
     try:
-        while True:
-            try:
-                time.sleep(1000)
-            except BaseException:
-                pass
+        swallow()
     finally:
         tidied.append(number)
 
-threads = [threading.Thread(target=swallow, args=(number,)) for number in range(50)]
+threads = [threading.Thread(target=tidy, args=(number,)) for number in range(50)]
 for thread in threads:
     thread.start()
 ready(threads)
@@ -199,7 +202,7 @@ def test_swallower_ends(python: Python, behaviour: Behaviour, gentle: int, stuck
     victim.assert_lives_on()
 
     assert applied.effect is Effect.DELIVERED
-    assert bool(applied.skipped) == (gentle == 0)
+    assert applied.skipped or gentle  # 3.12 does not look for an exception everywhere where others do
     assert all(frame.file.endswith(f"{behaviour.name}.py") or frame.file == "<string>" for frame in applied.skipped)
     victim.finish()
 
