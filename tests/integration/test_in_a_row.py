@@ -52,9 +52,7 @@ def session() -> Iterator[Session]:
 
 
 @pytest.mark.parametrize("technique", TECHNIQUES)
-def test_in_a_row(
-    python: Python, technique: str, session: Session, record_property: Callable[[str, object], None]
-) -> None:
+def test_in_a_row(python: Python, technique: str, session: Session, record_property: Callable[[str, object], None]) -> None:
     """Each thread unwinds and can be joined; the others go on; the memory stays; at last the process ends in order."""
     kills = kills_for(python)
     end = {"cut": cut_thread, "insist": insist_on_thread}.get(technique, cancel_thread)
