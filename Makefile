@@ -17,6 +17,8 @@ target := $(if $(TARGET),--python $(TARGET))
 # Tests mostly wait: more of them at a time than there are processors.
 JOBS := 3
 PYTHONS :=
+RUNS := 112
+SEED := 1
 pytest := -n $(JOBS) $(if $(PYTHONS),--pythons $(PYTHONS))
 
 define need_gdb
@@ -24,7 +26,7 @@ define need_gdb
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test integration-test matrix bench layouts experiment clean
+.PHONY: help install demo check test integration-test matrix fault-injection bench layouts experiment clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -65,6 +67,10 @@ integration-test: install ## real processes, real gdb, every CPython found here 
 matrix: install ## which technique ends which victim on which CPython: writes docs/support-matrix.md
 	$(need_gdb)
 	$(BIN)/python -m tests.zoo.matrix
+
+fault-injection: install ## kill gdb, or us, at random moments: does the target live on? [RUNS=112 SEED=1 PYTHONS=3.8,3.14]
+	$(need_gdb)
+	$(BIN)/python tools/fault_injection.py --runs $(RUNS) --seed $(SEED) $(if $(PYTHONS),--pythons $(PYTHONS))
 
 bench: $(BENCH_STAMP) ## measure beside other tools: writes benchmarks/README.md [BENCH=--quick]
 	$(need_gdb)

@@ -184,7 +184,7 @@ class Operating:
         token, command = sent[-1]
         if int(token) <= 2:
             return "gdb starts"
-        return command + (" answered" if f"from gdb: {token}^" in text else " begun")
+        return f"{command} {'answered' if f'from gdb: {token}^' in text else 'begun'}"
 
 
 class Lengths:
