@@ -98,7 +98,7 @@ def survey(target: Target, interpreter: Interpreter) -> Site:
         code_map=code_map,
         names=names,
         eval_loop=eval_loop,
-        rules=SafetyRules(image, code_map, names),
+        rules=SafetyRules(runtime, target.memory, code_map, names),
         pieces=find_pieces(target.memory, executable),
         raise_=runtime.symbol(RAISE),
         take_gil=runtime.symbol(TAKE_GIL),

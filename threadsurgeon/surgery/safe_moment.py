@@ -11,8 +11,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from threadsurgeon.cpython.runtime import Runtime
 from threadsurgeon.linux.function_names import FunctionNames
 from threadsurgeon.linux.mappings import Image
+from threadsurgeon.linux.memory import BadAddress, Memory
 from threadsurgeon.linux.unwind import CodeMap, NativeFrame
 
 # In CPython: memory, the GIL and other locks, garbage collection, dictionaries and types that others see half changed.
@@ -40,7 +42,7 @@ _PYTHON = {
 _MAY_RUN_ANYTHING = re.compile(
     r"_?PyObject_(Hash\w*|RichCompare\w*|Call\w*|Vectorcall\w*|IsTrue|MakeTpCall|GetAttr\w*|GetIter|Repr|Str)|PyIter_Next"
 )
-_CHANGES = ("a change of a dictionary", "a change of a set", "a change of a list")
+_CHANGES = ("a change of a dictionary", "a change of a set", "a change of a list", "a change of a type")
 # Their nameless helpers: of which exported functions, how deep.
 _PYTHON_HELPERS = (
     ("memory allocation", ("PyObject_Malloc", "PyObject_Free", "PyObject_Realloc", "PyObject_Calloc", "PyMem_Malloc",
@@ -51,6 +53,18 @@ _PYTHON_HELPERS = (
     ("a change of a list", ("PyList_Append", "PyList_Insert"), 1),
     ("a change of a set", ("PySet_Add", "PySet_Discard"), 2),
     ("a change of a type", ("PyType_Modified",), 2),
+)  # fmt: skip
+
+# Their type slots, as (a field of the layout, bytes behind it). A type is garbage-collected from the first moment, and while
+# it is half made that ends the process (type_traverse); other objects are empty then, which the collector can bear.
+_TP_DEALLOC, _TP_NEW = ("tp_itemsize", 8), ("tp_dictoffset", 24)
+_PYTHON_SLOTS = (
+    ("PyType_Type", _TP_NEW, "a change of a type"),
+    *(
+        (f"Py{name}_Type", _TP_DEALLOC, "deallocation")
+        for name in ("Type", "List", "Dict", "Tuple", "Set", "FrozenSet", "Unicode", "Long", "Bytes", "ByteArray", "Function",
+                     "Method", "CFunction", "Gen", "Coro", "Code", "Frame", "Cell", "Module", "Property", "Slice")
+    ),
 )  # fmt: skip
 
 # Anywhere: what holds a lock, or is halfway through shared data, whichever library has it.
@@ -93,7 +107,8 @@ class Danger:
 class SafetyRules:
     """The rules for one process. Made before the thread is stopped."""
 
-    def __init__(self, interpreter: Image, code_map: CodeMap, names: FunctionNames) -> None:
+    def __init__(self, runtime: Runtime, memory: Memory, code_map: CodeMap, names: FunctionNames) -> None:
+        interpreter = runtime.image
         self._names = names
         self._interpreter = interpreter
         self._python = {what: re.compile(pattern) for what, pattern in _PYTHON.items()}
@@ -102,6 +117,15 @@ class SafetyRules:
         for what, functions, depth in _PYTHON_HELPERS:
             for start in names.helpers(interpreter, functions, depth):
                 self._helpers.setdefault(start, what)
+        slots = runtime.layout.type_object
+        for name, slot, what in _PYTHON_SLOTS:
+            address = interpreter.symbol(name)
+            try:
+                if address is not None:
+                    offset = getattr(slots, slot[0]) + slot[1]
+                    self._helpers[int.from_bytes(memory.read(address + offset, 8), "little")] = what
+            except BadAddress:
+                continue
         for image in code_map.images:
             if is_libc(image):
                 exported = [name for name in names.of_image(image).values() if self._anywhere["malloc"].match(name)]
