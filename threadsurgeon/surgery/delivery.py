@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from dataclasses import dataclass, field
 
 from threadsurgeon.debugger.session import Session
-from threadsurgeon.errors import NoSuchProcess, NoSuchThread, ThreadsurgeonError
-from threadsurgeon.linux.memory import BadAddress
+from threadsurgeon.errors import NoSuchProcess, NoSuchThread
 from threadsurgeon.linux.process import is_alive
 from threadsurgeon.model import Attempt, Frame, Outcome
 from threadsurgeon.surgery.addresses import make_victim
-from threadsurgeon.surgery.async_exception import raise_async, withdraw
+from threadsurgeon.surgery.async_exception import raise_async, withdraw, withdraw_after_failure
 from threadsurgeon.surgery.interrupt import interrupt
 from threadsurgeon.surgery.plan import Examination
 from threadsurgeon.surgery.technique import Applied, Effect
 from threadsurgeon.surgery.verify import Verdict, Watch
-
-logger = logging.getLogger(__name__)
 
 # Of an operation's time, what is kept for seeing the effect of an exception that was raised late.
 EFFECT_SECONDS = 1.0
@@ -72,11 +68,11 @@ class Delivery:
                 verdict = self._raise(deadline)
             if not verdict.delivered:
                 verdict = self._interrupt(deadline)
+            if not verdict.delivered and not leave_pending:
+                verdict = self._withdraw(verdict)
         except BaseException:
-            self._withdraw_with_another_debugger()
+            withdraw_after_failure(self.victim)
             raise
-        if not verdict.delivered and not leave_pending:
-            verdict = self._withdraw(verdict)
         return verdict
 
     def _raise(self, deadline: float) -> Verdict:
@@ -123,15 +119,3 @@ class Delivery:
         except (NoSuchThread, NoSuchProcess):
             withdrawn = False
         return verdict if withdrawn else self._wait_for_effect(time.monotonic())
-
-    def _withdraw_with_another_debugger(self) -> None:
-        """Take the exception back after a failure or Ctrl-C: the session may be unusable then."""
-        try:
-            content = self._examination.target.memory.read(self.victim.async_exc_address, 8)
-            if int.from_bytes(content, "little") == self.victim.exception:
-                with Session.start() as session:
-                    withdraw(session, self.victim)
-        except BadAddress:
-            pass  # the thread is gone
-        except ThreadsurgeonError as error:
-            logger.error("thread %d: the exception may still be pending: %s", self.victim.tid, error)

@@ -25,6 +25,7 @@ from threadsurgeon.debugger.session import Session
 from threadsurgeon.inventory import Target
 from threadsurgeon.linux.perf import perf_events_in_use
 from threadsurgeon.model import Frame
+from threadsurgeon.surgery.async_exception import withdraw_after_failure
 from threadsurgeon.surgery.interrupt import CHECKS, RAISE, find_return_minus_one, refuse_shadow_stack
 from threadsurgeon.surgery.plan import Examination
 from threadsurgeon.surgery.technique import Applied, Effect, Victim
@@ -85,14 +86,18 @@ def insist(
     }
     deadline = time.monotonic() + deadline_seconds
     arguments = victim.arguments()
-    with perf_events_in_use(), session.custody(victim.pid, victim.tid):
-        commands.insist(session, arguments, frames, options)
-        while True:
-            patience = min(quiet_seconds, deadline - time.monotonic())
-            stop = session.wait_for_stop(max(0.0, patience)) or session.interrupt()
-            if stop.thread_ended or time.monotonic() >= deadline or not commands.press(session, arguments):
-                break
-        relented = commands.relent(session, arguments)
+    try:
+        with perf_events_in_use(), session.custody(victim.pid, victim.tid):
+            commands.insist(session, arguments, frames, options)
+            while True:
+                patience = min(quiet_seconds, deadline - time.monotonic())
+                stop = session.wait_for_stop(max(0.0, patience)) or session.interrupt()
+                if stop.thread_ended or time.monotonic() >= deadline or not commands.press(session, arguments):
+                    break
+            relented = commands.relent(session, arguments)
+    except BaseException:
+        withdraw_after_failure(victim)
+        raise
     return Applied(
         _EFFECTS[relented.result],
         relented.stopped_seconds,
