@@ -120,6 +120,20 @@ class ObjectReader:
             return (yield from self._read_split(keys, values + self.layout.dict_values.values))
         return (yield from self._read_keys(keys))
 
+    def read_changing_dict(self, address: int) -> Walk[Entries]:
+        """Return the same of a dict that changes all the time.
+
+        Raises:
+            BadAddress: it was given a new table meanwhile; what was read may be anything.
+        """
+        layout = self.layout.dict_object
+        before = yield from self.read_pointer(address + layout.ma_keys)
+        entries = yield from self.read_dict(address)
+        after = yield from self.read_pointer(address + layout.ma_keys)
+        if before != after:
+            raise BadAddress(before, POINTER)
+        return entries
+
     def _read_keys(self, keys: int) -> Walk[Entries]:
         """Return the (key, value) addresses of a keys table; the values are NULL where the table is shared."""
         layout = self.layout.dict_keys

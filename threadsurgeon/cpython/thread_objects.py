@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from typing import NamedTuple
 
 from threadsurgeon.cpython.objects import ObjectReader
@@ -10,7 +9,7 @@ from threadsurgeon.cpython.reading import Walk, walk_alone, walk_together
 from threadsurgeon.cpython.threads import Interpreter
 from threadsurgeon.linux.memory import BadAddress, Memory
 
-_pointer = struct.Struct("<Q").unpack_from
+TRIES = 5
 
 
 class ThreadObject(NamedTuple):
@@ -27,10 +26,13 @@ def read_thread_objects(
 
     There are none where ``threading`` was not imported, and none for threads that it did not start.
     """
-    try:
-        active = walk_alone(memory, read_active(objects, interpreter))
-    except BadAddress:
-        return {}  # the dict was resized under us, or there is none yet: names are not worth an error
+    active: list[tuple[int, int]] = []
+    for _ in range(TRIES):
+        try:
+            active = walk_alone(memory, read_active(objects, interpreter))
+            break
+        except BadAddress:
+            continue  # the dict was resized under us; or there is none yet, and names are not worth an error
     contents = memory.read_many([(key, objects.int_size) for key, _ in active])
     by_ident = {
         objects.parse_int(content): value
@@ -58,7 +60,7 @@ def read_active(objects: ObjectReader, interpreter: Interpreter) -> Walk[list[tu
     active = (yield from objects.find_items(items, "_active")).get("_active")
     if active is None:
         return []
-    entries = yield from objects.read_dict(active)
+    entries = yield from objects.read_changing_dict(active)
     return [(key, value) for key, value in entries if key and value]
 
 
