@@ -106,7 +106,11 @@ def refuse_shadow_stack(victim: Victim) -> None:
 
     Raises:
         Refused: it has a shadow stack.
+        NoSuchThread: it ended.
     """
-    status = Path(f"/proc/{victim.pid}/task/{victim.tid}/status").read_text(errors="replace")
+    try:
+        status = Path(f"/proc/{victim.pid}/task/{victim.tid}/status").read_text(errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        raise NoSuchThread(f"thread {victim.tid} ended") from None
     if re.search(r"^x86_Thread_features:.*\bshstk\b", status, re.MULTILINE):
         raise Refused(f"thread {victim.tid} has a shadow stack, which would catch what we do to its stack")
