@@ -19,7 +19,7 @@ from threadsurgeon.cpython.eval_loop import EXECUTABLE, EvalLoop, find_eval_loop
 from threadsurgeon.cpython.threads import Interpreter, read_gil
 from threadsurgeon.debugger.cut_frames import Hand, Seen, Times
 from threadsurgeon.debugger.session import Session
-from threadsurgeon.errors import NoSuchThread, Refused, UnsupportedPython
+from threadsurgeon.errors import Refused, UnsupportedPython
 from threadsurgeon.inventory import Target
 from threadsurgeon.linux.eh_frame import BadUnwindInfo
 from threadsurgeon.linux.function_names import FunctionNames
@@ -131,10 +131,7 @@ def cut(session: Session, victim: Victim, site: Site, deadline_seconds: float) -
         Refused: there was no safe moment, or something about its stack makes it impossible; it goes on as it was.
         Otherwise as ``raise_async``.
     """
-    try:
-        refuse_shadow_stack(victim)
-    except (FileNotFoundError, ProcessLookupError):
-        raise NoSuchThread(f"thread {victim.tid} ended") from None
+    refuse_shadow_stack(victim)
     with perf_events_in_use(), session.custody(victim.pid, victim.tid):
         hand = Hand(session, victim.arguments())
         seen = hand.hold()
