@@ -44,9 +44,9 @@ def kills_for(python: Python) -> int:
     return int(os.environ.get("THREADSURGEON_TEST_KILLS", usual))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def session() -> Iterator[Session]:
-    """One gdb for all of them: it, too, is to last."""
+    """One gdb for a hundred: it, too, is to last."""
     with Session.start() as session:
         yield session
 
@@ -98,7 +98,7 @@ def cut_thread(session: Session, pid: int, tid: int, _technique: str) -> float:
 def insist_on_thread(session: Session, pid: int, tid: int, _technique: str) -> float:
     """Insist, without trying the gentler ways first."""
     examination = look(pid, tid)
-    applied = insist(session, examination, make_victim(examination), SECONDS, gentle=1, quiet_seconds=0.02)
+    applied = insist(session, examination, make_victim(examination), SECONDS, gentle=1)
     assert applied.effect is Effect.DELIVERED, applied
     return applied.stopped_seconds
 
