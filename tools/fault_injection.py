@@ -382,9 +382,8 @@ def main() -> None:
     print(summarise(results))
     harmed = sum(bool(result.harm) for result in results)
     trapped = sum(result.at_breakpoint for result in results)
-    print(
-        f"\n{len(results)} runs, {harmed} harmed ({trapped} at a breakpoint when gdb died), seed {options.seed}, {time.monotonic() - began:.0f} s"
-    )
+    print(f"\n{len(results)} runs, {harmed} harmed ({trapped} at a breakpoint when gdb died)", end=", ")
+    print(f"seed {options.seed}, {time.monotonic() - began:.0f} s")
     sys.exit(harmed > 0)
 
 
