@@ -52,7 +52,8 @@ from threadsurgeon.model import Frame, Listing, Python, Thread
 STACK_TRIES = 4
 # CPU shares are measured over at least this long: the kernel accounts a running thread's time at each tick of 1 to 10 ms.
 CPU_SECONDS = 0.05
-IDLE_SHARE = 0.001
+# A process that uses less than this share of one CPU has no thread that uses 1 %.
+IDLE_SHARE = 0.01
 
 
 class Sighting(NamedTuple):
@@ -308,7 +309,7 @@ class Target:
     def _measure_cpu(self, tasks: list[Task], began: float, cpu_before: float | None) -> dict[int, float | None]:
         """Return the CPU share of each thread in percent.
 
-        Where the process as a whole has used none since ``began``, no thread has, and nobody needs to wait and look.
+        Where the process as a whole has used next to none since ``began``, no thread has, and nobody needs to wait and look.
         """
         cpu_now = read_process_cpu_time(self.pid)
         if cpu_before is not None and cpu_now is not None and cpu_now - cpu_before < IDLE_SHARE * (time.monotonic() - began):

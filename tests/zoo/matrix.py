@@ -52,7 +52,7 @@ def observe(python: Python, behaviour: Behaviour) -> str:
     cell, success = _try(python, behaviour, threadsurgeon.cancel, timeout=2.0 if behaviour.may_stay else 5.0)
     kill: Callable[..., Any] | None = getattr(threadsurgeon, "kill", None)
     if not success and "refused" not in behaviour.outcomes and kill is not None:
-        forced, _ = _try(python, behaviour, kill, grace=5.0)
+        forced, _ = _try(python, behaviour, kill, grace=3.0)
         cell += f"; `kill`: {forced}"
     return cell
 

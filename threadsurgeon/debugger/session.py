@@ -31,7 +31,8 @@ from threadsurgeon.errors import DebuggerDied, DebuggerFailed, DebuggerMissing, 
 logger = logging.getLogger(__name__)
 
 READY_SECONDS = 20.0
-COMMAND_SECONDS = 5.0
+# Never reached but on a machine that is busy to its limits; a thread that does not stop at all is not waited for longer.
+COMMAND_SECONDS = 10.0
 LEAVE_SECONDS = 3.0
 POLL_SECONDS = 0.002
 VICTIM = 1  # gdb counts the threads it traces afresh at each attach
