@@ -109,7 +109,7 @@ def test_no_answer_in_time() -> None:
         with pytest.raises(DebuggerDied):
             session.command("-ts-x")
 
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 8  # not until a time limit
 
 
 def test_gdb_that_does_not_leave_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,7 +119,7 @@ def test_gdb_that_does_not_leave_is_killed(monkeypatch: pytest.MonkeyPatch) -> N
     with Session.start([sys.executable, "-c", program]) as session:
         began = time.monotonic()
 
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 8  # not until a time limit
     with pytest.raises(ProcessLookupError):
         os.kill(session.pid, 0)
 
@@ -194,7 +194,7 @@ def test_waiting_ends_when_told() -> None:
         began = time.monotonic()
 
         assert session.wait_for_stop(10, until=lambda: time.monotonic() > began + 0.05) is None
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 8  # not until a time limit
 
 
 def test_gdb_dies_while_we_wait_for_a_stop() -> None:
@@ -207,7 +207,7 @@ def test_gdb_dies_while_we_wait_for_a_stop() -> None:
         with pytest.raises(DebuggerDied):
             session.wait_for_stop(10)
 
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 8  # not until a time limit
         timer.join()
 
 
@@ -217,11 +217,11 @@ def test_the_main_thread_is_refused() -> None:
         pass
 
 
-def test_start_returns_at_once() -> None:
-    """Our caller looks at the target while gdb starts."""
-    began = time.monotonic()
-    with Session.start([sys.executable, "-c", "import sys; sys.stdin.read()"]):
-        assert time.monotonic() - began < 0.5
+def test_start_does_not_wait_for_gdb(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Our caller looks at the target while gdb starts: one that never says a word is no reason to wait yet."""
+    monkeypatch.setattr(Session, "wait_until_ready", lambda self: pytest.fail("waited for gdb"))
+    with Session.start([sys.executable, "-c", "import sys; sys.stdin.read()"]) as session:
+        assert session.pid > 0
 
 
 def test_no_child_of_ours_inherits_the_input() -> None:
