@@ -50,7 +50,7 @@ def print_listing(console: Console, listing: Listing, *, stacks: bool) -> None:
     if stacks:
         for thread in listing.threads:
             console.print()
-            print_stack(console, thread)
+            print_thread(console, thread)
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
     table.add_column("TID", justify="right", no_wrap=True)
@@ -85,7 +85,7 @@ def print_listing(console: Console, listing: Listing, *, stacks: bool) -> None:
         console.out(line.rstrip(), highlight=False)
 
 
-def print_stack(console: Console, thread: Thread) -> None:
+def print_thread(console: Console, thread: Thread) -> None:
     """Print one thread with its Python frames, innermost first."""
     notes = " ".join(_notes(thread))
     console.print(

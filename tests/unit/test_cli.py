@@ -13,7 +13,8 @@ import threadsurgeon
 from tests.unit import examples
 from tests.unit.examples import replace
 from threadsurgeon import errors
-from threadsurgeon.cli import SORT_KEYS, cli
+from threadsurgeon.cli import cli
+from threadsurgeon.cli.look import SORT_KEYS
 from threadsurgeon.model import Outcome
 from threadsurgeon.surgery.ladder import HARD, RUNGS
 

@@ -11,7 +11,7 @@ from tests.unit import examples
 from tests.unit.examples import replace
 from threadsurgeon.errors import NoSuchThread
 from threadsurgeon.model import Frame, Outcome, Python
-from threadsurgeon.render import make_console, print_error, print_listing, print_plan, print_report, print_stack
+from threadsurgeon.render import make_console, print_error, print_listing, print_plan, print_report, print_thread
 
 HOSTILE = [
     "[red]x[/]",
@@ -98,7 +98,7 @@ def all_shown(show, name):
         [
             show(print_listing, listing, stacks=False),
             show(print_listing, listing, stacks=True),
-            show(print_stack, thread),
+            show(print_thread, thread),
             show(print_plan, plan),
             show(print_report, report),
         ]
@@ -143,7 +143,7 @@ def test_tid_is_never_cut(on_terminal):
 
 def test_colours_are_for_terminals_only(on_terminal, piped):
     """And the text is the same."""
-    coloured, plain = on_terminal(print_stack, examples.WAITING, width=200), piped(print_stack, examples.WAITING)
+    coloured, plain = on_terminal(print_thread, examples.WAITING, width=200), piped(print_thread, examples.WAITING)
 
     assert SEQUENCE.search(coloured)
     assert SEQUENCE.sub("", coloured) == plain

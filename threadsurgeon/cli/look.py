@@ -1,0 +1,60 @@
+"""The commands that only look."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+import threadsurgeon
+from threadsurgeon.cli.options import PID, json_option, pid_option
+from threadsurgeon.cli.output import show
+
+if TYPE_CHECKING:
+    from threadsurgeon.model import Listing
+
+SORT_KEYS = {
+    "tid": lambda thread: (not thread.main, thread.tid),
+    "cpu": lambda thread: (-(thread.cpu_percent or 0.0), -thread.cpu_seconds),
+    "name": lambda thread: (thread.name is None, thread.name or thread.native_name),
+    "state": lambda thread: (thread.state != "running", thread.state, thread.tid),
+}
+
+
+@click.command("list")
+@click.argument("pid", type=PID)
+@click.option("--stacks", is_flag=True, help="Show the whole stack of each thread.")
+@click.option("--sort", type=click.Choice(list(SORT_KEYS)), default="tid", show_default=True)
+@json_option
+def list_command(pid: int, stacks: bool, sort: str, as_json: bool) -> None:
+    """List every thread of process PID. The process is only looked at: never stopped, traced or written to."""
+    listing = _sorted(threadsurgeon.list_threads(pid), sort)
+    show("listing", listing, as_json=as_json, stacks=stacks)
+
+
+def _sorted(listing: Listing, key: str) -> Listing:
+    return listing._replace(threads=tuple(sorted(listing.threads, key=SORT_KEYS[key])))
+
+
+@click.command()
+@click.argument("thread", metavar="TID")
+@pid_option
+@json_option
+def stack(thread: str, pid: int | None, as_json: bool) -> None:
+    """Show the Python stack of one thread, innermost frame first. The process is only looked at."""
+    show("thread", threadsurgeon.find_thread(thread, pid=pid), as_json=as_json)
+
+
+@click.command()
+@click.argument("pid", type=PID)
+@click.pass_context
+def attach(context: click.Context, pid: int) -> None:
+    """List the threads of process PID, and on a terminal take commands: list, stack, cancel, kill, quit."""
+    show("listing", threadsurgeon.list_threads(pid), as_json=False, stacks=False)
+    if all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)):  # None: closed by our parent
+        from threadsurgeon.prompt import Prompt
+
+        group = context.find_root().command
+        assert isinstance(group, click.Group)
+        Prompt(pid, group).run()
