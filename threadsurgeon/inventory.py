@@ -163,6 +163,30 @@ class Target:
             warnings=(self.runtime.problem,) if self.runtime.problem else (),
         )
 
+    def see_all(self) -> list[Sighting]:
+        """Return every Python thread, by TID, with where its state and its frames are. CPU shares are not measured.
+
+        Raises:
+            NoSuchProcess: it ended meanwhile.
+        """
+        interpreters, states, tids = self._list_states()
+        stacks = self._read_stacks(states)
+        by_tid = _choose_states(states, tids, stacks)
+        main_ident = read_main_ident(self.memory, self.runtime)
+        holders = self._find_holders(interpreters)
+        names = self._read_names(interpreters)
+        sightings = []
+        for task in iterate_tasks(self.pid):
+            namespace_tid = self._find_namespace_tid(task)
+            state = by_tid.get(namespace_tid)
+            if state is None:
+                continue
+            known, stack = names.get((state.interpreter.id, state.ident)), stacks[state.address]
+            holds_gil = state.address in holders
+            thread = self._describe(task, namespace_tid, main_ident, None, state, known, stack.frames, holds_gil)
+            sightings.append(Sighting(thread, state, tuple(stack.raw)))
+        return sightings
+
     def see(self, tid: int, *, state: ThreadState | None = None) -> Sighting:
         """Return one Python thread; quick where its ``state`` is known from an earlier look.
 
