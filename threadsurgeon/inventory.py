@@ -90,7 +90,7 @@ class Target:
         except NotPython as error:
             raise NotPython(f"process {pid} ({self.status.name}) is not Python: {error}", hint=error.hint) from None
         except (PermissionDenied, BadAddress) as error:
-            raise explain_permission(self.status, pid, error) from None
+            raise explain_permission(pid, error) from None
         self._tid_offset: int | None = None
 
     @property
@@ -406,8 +406,8 @@ def _check_process(pid: int) -> Status:
     return status
 
 
-def explain_permission(status: Status, pid: int, error: Exception) -> Exception:
-    """Return the error with the cause found: the process ended, is another user's, or is protected."""
+def explain_permission(pid: int, error: Exception) -> Exception:
+    """Return the error with the cause found: the process ended, or why the kernel does not let us."""
     try:
         current = read_status(pid)
     except NoSuchProcess as gone:
@@ -416,10 +416,6 @@ def explain_permission(status: Status, pid: int, error: Exception) -> Exception:
         return NoSuchProcess(f"process {pid} ended while we looked at it")
     if not isinstance(error, PermissionDenied):
         return UnsupportedPython(f"process {pid} maps an interpreter that cannot be read: {error}")
-    uid = os.geteuid()
-    if uid not in (0, status.uid):
-        return PermissionDenied(
-            f"process {pid} belongs to user {status.uid}, and we are user {uid}",
-            hint="run threadsurgeon as that user, or as root",
-        )
-    return PermissionDenied(str(error), hint="run threadsurgeon as root, or with CAP_SYS_PTRACE (in a container too)")
+    from threadsurgeon.linux.permission import explain_refusal  # seldom needed, and every listing would wait for it
+
+    return explain_refusal(pid, f"look at process {pid} ({current.name})")

@@ -186,7 +186,7 @@ def test_process_of_another_user_is_not_permitted():
     """As nobody, looking at a process of root: whose it is, who we are, what to do."""
     look = (
         "import sys; sys.path[:] = sys.argv[2].split(':'); from threadsurgeon import inventory, errors\n"
-        "import threadsurgeon.cpython.runtime, os; os.setgid(65534); os.setuid(65534)\n"
+        "import threadsurgeon.cpython.runtime, threadsurgeon.linux.permission, os; os.setgid(65534); os.setuid(65534)\n"
         "try: inventory.Target(int(sys.argv[1]))\n"
         "except errors.PermissionDenied as error: print(error, '|', error.hint)"
     )
@@ -194,18 +194,18 @@ def test_process_of_another_user_is_not_permitted():
     result = subprocess.run(command, capture_output=True, text=True, timeout=60)
 
     assert result.stderr == ""
-    assert result.stdout.startswith(f"process {os.getpid()} belongs to user 0, and we are user 65534 | run threadsurgeon as")
+    assert f"process {os.getpid()} " in result.stdout
+    assert "it belongs to user 0, and we are user 65534 | run threadsurgeon as root" in result.stdout
 
 
 def test_refusal_is_explained_by_what_is_the_case():
     """The process ended meanwhile, is unreadable, or needs privileges."""
-    status = read_status(os.getpid())
-
-    assert isinstance(explain_permission(status, NO_SUCH_ID, PermissionDenied("x")), NoSuchProcess)
-    assert isinstance(explain_permission(status, os.getpid(), BadAddress(1, 1)), UnsupportedPython)
-    denied = explain_permission(status, os.getpid(), PermissionDenied("not that"))
-    assert (type(denied), str(denied)) == (PermissionDenied, "not that")
-    assert "CAP_SYS_PTRACE" in denied.hint
+    assert isinstance(explain_permission(NO_SUCH_ID, PermissionDenied("x")), NoSuchProcess)
+    assert isinstance(explain_permission(os.getpid(), BadAddress(1, 1)), UnsupportedPython)
+    denied = explain_permission(os.getpid(), PermissionDenied("not that"))
+    assert type(denied) is PermissionDenied
+    assert str(os.getpid()) in str(denied)
+    assert denied.hint
 
 
 def test_native_thread_is_an_error_of_its_own(monkeypatch):

@@ -11,10 +11,10 @@ from threadsurgeon.errors import (
     DebuggerFailed,
     NoSuchProcess,
     NoSuchThread,
-    PermissionDenied,
     TargetBusy,
     ThreadsurgeonError,
 )
+from threadsurgeon.linux.permission import explain_refusal
 from threadsurgeon.linux.process import is_alive, list_tids, read_status
 
 # Above what a stop takes on a busy machine, below what a service notices.
@@ -148,5 +148,5 @@ def explain(message: str, pid: int, tid: int) -> ThreadsurgeonError:
         tracer = read_status(tid).tracer
         if tracer:
             return TargetBusy(f"thread {tid} is traced by process {tracer}")
-        return PermissionDenied(f"the kernel does not let gdb trace thread {tid}")
+        return explain_refusal(pid, f"trace thread {tid}")
     return DebuggerFailed(f"gdb: {message}")
