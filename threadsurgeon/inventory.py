@@ -342,13 +342,6 @@ class Target:
         clock.wait(CPU_SECONDS)
         return {task.tid: clock.percent(task.tid) for task in tasks}
 
-    def _walk_stacks(self, reader: FrameReader, states: list[ThreadState]) -> list[list[RawFrame] | None]:
-        before = read_process_cpu_time(self.pid)
-        raw = walk_together(self.memory, (reader.walk_frames(state.content, check=False) for state in states))
-        if before is not None and before == read_process_cpu_time(self.pid):
-            return raw  # no thread has run meanwhile
-        return walk_together(self.memory, (reader.walk_frames(state.content) for state in states))
-
     def _read_stacks(self, states: list[ThreadState]) -> dict[int, _Stack]:
         """Return each thread's frames, innermost first, by the address of its thread state."""
         # A reader remembers code objects by their addresses, which is right for one look only.
@@ -356,7 +349,7 @@ class Target:
         stacks = {state.address: _Stack((), []) for state in states}
         waiting = states
         for _ in range(STACK_TRIES):
-            raw = self._walk_stacks(reader, waiting)
+            raw = walk_together(self.memory, (reader.walk_frames(state.content) for state in waiting))
             resolved = reader.resolve(stack or [] for stack in raw)
             torn = []
             for state, raw_stack, stack in zip(waiting, raw, resolved, strict=True):

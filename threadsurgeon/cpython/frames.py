@@ -8,12 +8,15 @@ from typing import NamedTuple
 
 from threadsurgeon.cpython.layout import Layout
 from threadsurgeon.cpython.line_numbers import find_line
-from threadsurgeon.cpython.objects import POINTER, ObjectReader
+from threadsurgeon.cpython.objects import ObjectReader
 from threadsurgeon.cpython.reading import Walk, walk_together
 from threadsurgeon.linux.memory import BadAddress, Memory
 from threadsurgeon.model import Frame
 
 MAX_FRAMES = 10_000
+# Since 3.11 the frames of a thread lie one behind the other, those of generators excepted, in chunks of this many bytes
+# (DATA_STACK_CHUNK_SIZE; larger only for a huge frame): a chunk is read at once, from its beginning to the frame wanted.
+MAX_CHUNK = 16 * 1024
 # FRAME_OWNED_BY_CSTACK (3.12, 3.13) and FRAME_OWNED_BY_INTERPRETER (3.14 on) mark the entry of the C function that runs
 # the frames.
 FIRST_INTERNAL_OWNER = 3
@@ -51,40 +54,63 @@ class FrameReader:
         self._codes: dict[int, _Code] = {}
         self._frames: dict[tuple[int, int], Frame] = {}
 
-    def walk_frames(self, thread_state: bytes, *, check: bool = True) -> Walk[list[RawFrame]]:
+    def walk_frames(self, thread_state: bytes) -> Walk[list[RawFrame]]:
         """Return a thread's frames, innermost first, from the content of its thread state.
 
-        A thread that calls and returns meanwhile leads the walk astray: ``check`` reads the links from frame to frame once
-        more, and is needless only where the thread cannot have run.
+        A thread that calls and returns meanwhile leads the walk astray, so all that it saw is read once more at its end.
 
         Raises:
             BadAddress: the stack has changed during the walk.
         """
-        state = self._layout.thread_state
-        if state.cframe is not None:
-            assert self._layout.cframe is not None
-            address = _pointer(thread_state, state.cframe)[0]
-            if address:
-                address = yield from self._objects.read_pointer(address + self._layout.cframe.current_frame)
-        else:
-            first = state.frame if state.frame is not None else state.current_frame
-            assert first is not None
-            (address,) = _pointer(thread_state, first)
+        address, chunk = yield from self._find_top(thread_state)
         frames: list[RawFrame] = []
-        links: list[tuple[int, int]] = []
+        links: list[tuple[int, int, int]] = []
+        ranges: list[tuple[int, int]] = []
+        contents: list[bytes] = []
+        start = last = 0  # where the frames are that the latest range holds
+        content = b""
         while address and len(links) < MAX_FRAMES:
-            content = yield (address, self._size)
-            previous, code, instruction, owner = self._unpack(content)
+            if not start <= address <= last:
+                if contents and chunk == start:
+                    (chunk,) = _pointer(content)  # the chunk before: _PyStackChunk begins with a pointer to it
+                start = chunk if 0 <= address - chunk <= MAX_CHUNK else address
+                last = address
+                ranges.append((start, last - start + self._size))
+                content = yield ranges[-1]
+                contents.append(content)
+            previous, code, instruction, owner = self._unpack(content, address - start)
             if owner < FIRST_INTERNAL_OWNER:
                 frames.append(RawFrame(address, code & TAG_MASK, instruction))
-            links.append((address + self._link, previous))
+            links.append((len(ranges) - 1, address, previous))
             address = previous
-        if check:
-            contents = yield [(address, POINTER) for address, _ in links]
-            for (address, value), content in zip(links, contents, strict=True):
-                if content is None or _pointer(content)[0] != value:
-                    raise BadAddress(address, POINTER)
+        again = yield ranges
+        if again != contents:
+            self._check_links(links, ranges, again)
         return frames
+
+    def _find_top(self, thread_state: bytes) -> Walk[tuple[int, int]]:
+        """Return the addresses of the innermost frame, and of the chunk that holds the newest frames (0 before 3.11)."""
+        state = self._layout.thread_state
+        if state.frame is not None:
+            return _pointer(thread_state, state.frame)[0], 0
+        assert state.datastack_chunk is not None
+        (chunk,) = _pointer(thread_state, state.datastack_chunk)
+        if state.current_frame is not None:
+            return _pointer(thread_state, state.current_frame)[0], chunk
+        assert state.cframe is not None and self._layout.cframe is not None
+        (cframe,) = _pointer(thread_state, state.cframe)
+        if not cframe:
+            return 0, chunk
+        return (yield from self._objects.read_pointer(cframe + self._layout.cframe.current_frame)), chunk
+
+    def _check_links(
+        self, links: list[tuple[int, int, int]], ranges: list[tuple[int, int]], contents: list[bytes | None]
+    ) -> None:
+        """Make sure that each frame still has the same caller, in ``contents`` as read later."""
+        for number, address, previous in links:
+            content = contents[number]
+            if content is None or _pointer(content, address - ranges[number][0] + self._link)[0] != previous:
+                raise BadAddress(address, self._size)
 
     def resolve(self, stacks: Iterable[list[RawFrame]]) -> list[tuple[Frame, ...] | None]:
         """Turn raw frames into frames, None for a stack that was torn: one that names code that is not there."""
@@ -135,7 +161,7 @@ class FrameReader:
         return _Code(name, file, _signed32(content, layout.firstlineno)[0], table)
 
 
-def _compile(layout: Layout) -> tuple[int, int, Callable[[bytes], tuple[int, int, int, int]]]:
+def _compile(layout: Layout) -> tuple[int, int, Callable[[bytes, int], tuple[int, int, int, int]]]:
     """Return the offset of the link to the previous frame, how much of a frame to read, and how to take it apart.
 
     A frame comes apart as (previous, code, instruction, owner); frame objects have no owner, they are always Python's.
@@ -152,19 +178,19 @@ def _compile(layout: Layout) -> tuple[int, int, Callable[[bytes], tuple[int, int
         offset, code = fields[number]
         text += f"{offset - end}x{code}"
         end = offset + struct.calcsize(code)
-    unpack = struct.Struct(text).unpack
+    unpack = struct.Struct(text).unpack_from
     places = [order.index(number) for number in range(len(fields))]
     if old is not None:
         back, code_place, lasti = places
 
-        def take_apart(content: bytes) -> tuple[int, int, int, int]:
-            values = unpack(content)
+        def take_apart(content: bytes, start: int) -> tuple[int, int, int, int]:
+            values = unpack(content, start)
             return values[back], values[code_place], values[lasti], 0
     else:
         back, code_place, instruction, owner = places
 
-        def take_apart(content: bytes) -> tuple[int, int, int, int]:
-            values = unpack(content)
+        def take_apart(content: bytes, start: int) -> tuple[int, int, int, int]:
+            values = unpack(content, start)
             return values[back], values[code_place], values[instruction], values[owner]
 
     return fields[0][0], end, take_apart

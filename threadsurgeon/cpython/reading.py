@@ -8,6 +8,7 @@ plain code, and following the chains of 1,000 threads costs as many system calls
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable
+from itertools import islice
 from typing import Any, TypeVar
 
 from threadsurgeon.linux.memory import BadAddress, Memory
@@ -19,39 +20,47 @@ Walk = Generator[Any, Any, T]
 def walk_together(memory: Memory, walks: Iterable[Walk[T]]) -> list[T | None]:
     """Run the walks side by side and return their results, None for each that met a BadAddress."""
     results: list[T | None] = []
-    pending: list[tuple[int, Walk[T], Any]] = []
+    pending: list[tuple[int, Walk[T]]] = []
+    requests: list[Any] = []
     for index, walk in enumerate(walks):
         results.append(None)
         try:
-            pending.append((index, walk, next(walk)))
+            requests.append(next(walk))
         except StopIteration as end:
             results[index] = end.value
         except BadAddress:
             pass
+        else:
+            pending.append((index, walk))
     while pending:
-        ranges: list[tuple[int, int]] = []
-        for _, _, request in pending:
-            if type(request) is tuple:
-                ranges.append(request)
-            else:
-                ranges += request
-        contents = iter(memory.read_many(ranges))
         advancing, pending = pending, []
-        for index, walk, request in advancing:
+        asked, requests = requests, []
+        for (index, walk), request, answer in zip(advancing, asked, _answer(memory, asked), strict=True):
             try:
-                if type(request) is not tuple:
-                    request = walk.send([next(contents) for _ in request])
-                elif (content := next(contents)) is not None:
-                    request = walk.send(content)
-                else:
-                    request = walk.throw(BadAddress(*request))
+                requests.append(walk.throw(BadAddress(*request)) if answer is None else walk.send(answer))
             except StopIteration as end:
                 results[index] = end.value
             except BadAddress:
                 pass
             else:
-                pending.append((index, walk, request))
+                pending.append((index, walk))
     return results
+
+
+def _answer(memory: Memory, requests: list[Any]) -> list[Any]:
+    """Return what each request asks for, by one ``read_many``: bytes or None for a range, a list of those for a list."""
+    if list not in map(type, requests):
+        return memory.read_many(requests)
+    ranges: list[tuple[int, int]] = []
+    for request in requests:
+        if type(request) is tuple:
+            ranges.append(request)
+        else:
+            ranges += request
+    contents = iter(memory.read_many(ranges))
+    return [
+        next(contents) if type(request) is tuple else list(islice(contents, len(request))) for request in requests
+    ]
 
 
 def walk_alone(memory: Memory, walk: Walk[T]) -> T:

@@ -7,6 +7,7 @@ import errno
 import os
 from array import array
 from collections.abc import Sequence
+from itertools import accumulate, chain
 from typing import Protocol
 
 from threadsurgeon.errors import NoSuchProcess, PermissionDenied, ThreadsurgeonError
@@ -82,25 +83,22 @@ class ProcessMemory:
         """Return the bytes of each (address, size), None for each that cannot be read; errors as ``read``."""
         results: list[bytes | None] = []
         while len(results) < len(ranges):
-            batch: list[tuple[int, int]] = []
-            total = 0
-            for address, size in ranges[len(results) : len(results) + MAX_RANGES]:
-                if not (0 < size <= MAX_READ and 0 < address < 1 << 63) or total + size > MAX_READ:
-                    break
-                batch.append((address, size))
-                total += size
+            batch = ranges[len(results) : len(results) + MAX_RANGES]
+            if not _is_possible(batch):
+                batch = _possible_beginning(batch)
             if batch:
-                results += self._read_batch(batch, total)
+                results += self._read_batch(batch)
             else:
                 results.append(None)
         return results
 
-    def _read_batch(self, batch: list[tuple[int, int]], total: int) -> list[bytes | None]:
+    def _read_batch(self, batch: Sequence[tuple[int, int]]) -> list[bytes | None]:
         """Return the bytes of the ranges up to the first that fails, and None for that one."""
-        buffer = bytearray(total)
-        target = (ctypes.c_char * total).from_buffer(buffer)
-        local = array("Q", (ctypes.addressof(target), total))
-        remote = array("Q", [number for pair in batch for number in pair])
+        sizes = [size for _, size in batch]
+        total = sum(sizes)
+        buffer = array("B", bytes(total))
+        local = array("Q", (buffer.buffer_info()[0], total))
+        remote = array("Q", chain.from_iterable(batch))
         count = _process_vm_readv(
             self.pid, local.buffer_info()[0], 1, remote.buffer_info()[0], len(batch), 0
         )
@@ -115,15 +113,29 @@ class ProcessMemory:
             if error != errno.EFAULT:
                 raise OSError(error, os.strerror(error))
             count = 0
-        data = bytes(buffer)
-        results: list[bytes | None] = []
-        start = 0
-        for _, size in batch:
-            end = start + size
-            if end > count:
-                # Everything before this range was read; what follows it was not tried.
-                results.append(None)
-                break
-            results.append(data[start:end])
-            start = end
+        data = buffer.tobytes()
+        results: list[bytes | None] = [
+            data[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True) if end <= count
+        ]
+        if len(results) < len(batch):
+            # Everything before this range was read; what follows it was not tried.
+            results.append(None)
         return results
+
+
+def _is_possible(batch: Sequence[tuple[int, int]]) -> bool:
+    """Say whether the kernel may be asked for the ranges: no size or address that only a damaged field can have."""
+    addresses, sizes = zip(*batch, strict=True)
+    possible: bool = (
+        min(sizes) > 0 and sum(sizes) <= MAX_READ and min(addresses) > 0 and max(addresses) < 1 << 63
+    )
+    return possible
+
+
+def _possible_beginning(batch: Sequence[tuple[int, int]]) -> Sequence[tuple[int, int]]:
+    total = 0
+    for number, (address, size) in enumerate(batch):
+        total += size
+        if not (0 < size and 0 < address < 1 << 63) or total > MAX_READ:
+            return batch[:number]
+    return batch
