@@ -65,6 +65,10 @@ class CodeBlocks(NamedTuple):
     table: tuple[Entry, ...]
     begins: dict[int, bytes]
 
+    def has_handler(self, opcode: int) -> bool:
+        """Say whether an exception handler may begin with this instruction."""
+        return opcode in self.instructions[::2] or any(begin[2] == opcode for begin in self.begins.values())
+
 
 def parse_exception_table(table: bytes) -> Iterator[Entry]:
     """Yield the entries of a ``co_exceptiontable`` (3.11 on), up to the first that is damaged.

@@ -78,7 +78,7 @@ def read_holdings(memory: Memory, runtime: Runtime, state: ThreadState, frames: 
         return nothing
     looks: list[Look] = []
     while len(looks) < LOOKS or (len(looks) < LOOKS_AT_MOVING and any(look.frames != looks[0].frames for look in looks)):
-        look = HoldingReader(memory, runtime, state).look()
+        look = HoldingReader(memory, runtime).look(state)
         if look is None:
             return nothing
         looks.append(look)

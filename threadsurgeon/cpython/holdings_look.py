@@ -58,6 +58,15 @@ class SeenBlock(NamedTuple):
     lock: SeenLock | None
 
 
+class EnteredBlocks(NamedTuple):
+    """The ``with`` blocks that a frame has entered, innermost first; the rest as in FrameSight."""
+
+    blocks: FrameBlocks
+    entered: list[SeenBlock]
+    waits_for: int
+    torn: bool
+
+
 class FrameSight(NamedTuple):
     """What was seen of one frame. ``waits_for``: the lock of the Condition whose ``wait`` it runs, or 0."""
 
@@ -97,10 +106,9 @@ class Look(NamedTuple):
 class HoldingReader:
     """One look: what is read once during it (types, code) may be something else in the next."""
 
-    def __init__(self, memory: Memory, runtime: Runtime, state: ThreadState) -> None:
+    def __init__(self, memory: Memory, runtime: Runtime) -> None:
         self._memory = memory
         self._runtime = runtime
-        self._state = state
         self._layout = runtime.layout
         self._objects = ObjectReader(runtime.layout)
         code_type = runtime.symbol("PyCode_Type")
@@ -113,12 +121,12 @@ class HoldingReader:
         self._generator_type = runtime.symbol("PyGen_Type")
         self._none = runtime.symbol("_Py_NoneStruct")
 
-    def look(self) -> Look | None:
-        """Return what is seen, None if the thread is gone or moves too fast."""
+    def look(self, state: ThreadState) -> Look | None:
+        """Return what is seen of one thread, None if it is gone or moves too fast."""
         for _ in range(TRIES):
             try:
-                fresh = read_thread_state(self._memory, self._runtime, self._state.interpreter, self._state.address)
-                if fresh is None or fresh.ident != self._state.ident:
+                fresh = read_thread_state(self._memory, self._runtime, state.interpreter, state.address)
+                if fresh is None or fresh.ident != state.ident:
                     return None
                 frames = walk_alone(self._memory, self._frames.walk_frames(fresh.content))
                 handles = walk_alone(self._memory, self._read_handles_exception(fresh.content))
@@ -140,19 +148,21 @@ class HoldingReader:
             address = yield from self._objects.read_pointer(address + layout.previous_item)
         return False
 
-    def _read_frame(self, frame: RawFrame) -> Walk[FrameSight]:
+    def find_codes(self, frames: Iterable[RawFrame]) -> set[int]:
+        """Return the code objects in which a frame can have entered a ``with`` block, or wait on a Condition."""
+        addresses = list({frame.code for frame in frames})
+        codes = walk_together(self._memory, map(self._blocks.read_code, addresses))
+        exit_opcode = self._layout.opcodes.with_except_start
+        return {
+            address
+            for address, code in zip(addresses, codes, strict=True)
+            if code is None or code.name == "wait" or code.has_handler(exit_opcode)
+        }
+
+    def read_entered(self, frame: RawFrame) -> Walk[EnteredBlocks]:
+        """Return the ``with`` blocks that a frame has entered, and only those."""
         blocks = yield from self._blocks.read_blocks(frame)
-        code = yield from self._blocks.read_code(frame.code)
-        values = yield from self._read_locals(blocks)
-        waits_for = 0
-        if code.name == "wait" and values and values[0]:
-            type_name = yield from self._locks.read_type_of(values[0])
-            if type_name.find(CONDITION) is not None:
-                lock = yield from self._read_condition_lock(values[0])
-                waits_for = lock.address if lock is not None else 0
-        rlocks = yield from self._read_rlocks(values, LOCAL_VARIABLE)
-        if values and values[0]:
-            rlocks += yield from self._read_rlocks((yield from self._read_attributes(values[0])), ATTRIBUTE)
+        waits_for = yield from self._read_waits_for(frame, blocks)
         entered: list[SeenBlock] = []
         torn = False
         for slot, words in (yield from self._read_exits(blocks)).items():
@@ -167,6 +177,25 @@ class HoldingReader:
                 entered += found
             else:
                 torn = True
+        return EnteredBlocks(blocks, entered, waits_for, torn)
+
+    def _read_waits_for(self, frame: RawFrame, blocks: FrameBlocks) -> Walk[int]:
+        code = yield from self._blocks.read_code(frame.code)
+        if code.name != "wait" or not blocks.locals_count:
+            return 0
+        (itself,) = yield from self._read_locals(blocks._replace(locals_count=1))
+        if not itself:
+            return 0
+        type_name = yield from self._locks.read_type_of(itself)
+        lock = (yield from self._read_condition_lock(itself)) if type_name.find(CONDITION) is not None else None
+        return lock.address if lock is not None else 0
+
+    def _read_frame(self, frame: RawFrame) -> Walk[FrameSight]:
+        blocks, entered, waits_for, torn = yield from self.read_entered(frame)
+        values = yield from self._read_locals(blocks)
+        rlocks = yield from self._read_rlocks(values, LOCAL_VARIABLE)
+        if values and values[0]:
+            rlocks += yield from self._read_rlocks((yield from self._read_attributes(values[0])), ATTRIBUTE)
         return FrameSight(entered, rlocks, waits_for, blocks.handling, torn)
 
     def _read_exits(self, blocks: FrameBlocks) -> Walk[dict[int, tuple[int, int]]]:
