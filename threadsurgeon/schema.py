@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from threadsurgeon.model import Frame, Listing, Plan, Report, Thread
@@ -12,7 +13,7 @@ SCHEMA = 1
 
 def dump_listing(listing: Listing) -> str:
     """Return a listing as JSON text."""
-    return _dump(
+    listed = _dump(
         {
             "schema": SCHEMA,
             "pid": listing.pid,
@@ -22,10 +23,21 @@ def dump_listing(listing: Listing) -> str:
                 "executable": listing.python.executable,
             },
             "gil_holder": listing.gil_holder,
-            "threads": [thread_to_dict(thread) for thread in listing.threads],
             "warnings": list(listing.warnings),
         }
     )
+    return f'{listed[:-1]}, "threads": [{", ".join(_dump_each(listing.threads))}]}}'
+
+
+def _dump_each(threads: Iterable[Thread]) -> Iterator[str]:
+    """Encode threads as JSON text; stacks, which many threads share and which are most of the text, only once each."""
+    encode = json.JSONEncoder().encode
+    stacks: dict[tuple[Frame, ...], str] = {}
+    for thread in threads:
+        stack = stacks.get(thread.frames)
+        if stack is None:
+            stack = stacks[thread.frames] = encode(_frames(thread.frames))
+        yield f'{encode(_facts(thread))[:-1]}, "frames": {stack}}}'
 
 
 def dump_thread(thread: Thread) -> str:
@@ -91,6 +103,11 @@ def dump_report(report: Report) -> str:
 
 def thread_to_dict(thread: Thread) -> dict[str, Any]:
     """Return one thread as JSON's own types."""
+    return {**_facts(thread), "frames": _frames(thread.frames)}
+
+
+def _facts(thread: Thread) -> dict[str, Any]:
+    """Return all of a thread but its stack."""
     return {
         "tid": thread.tid,
         "namespace_tid": thread.namespace_tid,
@@ -106,7 +123,6 @@ def thread_to_dict(thread: Thread) -> dict[str, Any]:
         "cpu_seconds": thread.cpu_seconds,
         "holds_gil": thread.holds_gil,
         "pool_worker": thread.pool_worker,
-        "frames": _frames(thread.frames),
     }
 
 
