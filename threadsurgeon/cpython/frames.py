@@ -97,7 +97,8 @@ class FrameReader:
         (chunk,) = _pointer(thread_state, state.datastack_chunk)
         if state.current_frame is not None:
             return _pointer(thread_state, state.current_frame)[0], chunk
-        assert state.cframe is not None and self._layout.cframe is not None
+        assert state.cframe is not None
+        assert self._layout.cframe is not None
         (cframe,) = _pointer(thread_state, state.cframe)
         if not cframe:
             return 0, chunk

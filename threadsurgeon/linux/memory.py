@@ -136,6 +136,6 @@ def _possible_beginning(batch: Sequence[tuple[int, int]]) -> Sequence[tuple[int,
     total = 0
     for number, (address, size) in enumerate(batch):
         total += size
-        if not (0 < size and 0 < address < 1 << 63) or total > MAX_READ:
+        if not (size > 0 and 0 < address < 1 << 63) or total > MAX_READ:
             return batch[:number]
     return batch
