@@ -3,7 +3,7 @@
 Nothing here reads, writes or prints.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations`: NamedTuple would compile each annotation, every time we start.
 
 from enum import Enum
 from typing import NamedTuple
