@@ -39,7 +39,7 @@ NSpid:\t43\t5
 VmSize:\t  1000 kB
 Threads:\t9
 """
-STAT = "43 (python3) S 1 42 42 0 -1 4194304 100 0 0 0 250 50 0 0 20 0 9 0 123456 1000 100 184467 1 1 0 0 0 0 0"
+STAT = "43 (python3) S 1 42 42 0 -1 4194304 100 0 0 0 250 50 0 0 20 0 9 0 123456 1000 100 184467 1 1 0 0 0 0 0 0 0 0 0 0 17 3 0"
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def fake_proc(monkeypatch):
                 raise answer
             return answer if isinstance(answer, bytes) else answer.encode()
 
-        monkeypatch.setattr(process, "_read", read)
+        monkeypatch.setattr(process, "read_file", read)
 
     return fake
 

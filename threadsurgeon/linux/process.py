@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from threadsurgeon.errors import NoSuchProcess, NoSuchThread, PermissionDenied
@@ -32,13 +32,17 @@ STATES = {
 
 
 class Task(NamedTuple):
-    """One OS thread as ``/proc/PID/task/TID/stat`` shows it. ``start_time`` in clock ticks since boot."""
+    """One OS thread as ``/proc/PID/task/TID/stat`` shows it.
+
+    ``start_time`` in clock ticks since boot; ``processor``: the CPU that it ran on last.
+    """
 
     tid: int
     native_name: str
     state: str
     start_time: int
     cpu_seconds: float
+    processor: int = 0
 
 
 class Status(NamedTuple):
@@ -59,8 +63,14 @@ class Status(NamedTuple):
         return self.namespace_pids[-1]
 
 
+OUTSIDE = -1
+
+
 class SystemCall(NamedTuple):
-    """The system call a task sits in, with its six arguments (proc_pid_syscall(5))."""
+    """The system call a task sits in, with its six arguments (proc_pid_syscall(5)).
+
+    ``number`` is ``OUTSIDE`` for a task that the kernel holds without its having called, as for a page fault.
+    """
 
     number: int
     arguments: tuple[int, ...]
@@ -68,9 +78,10 @@ class SystemCall(NamedTuple):
     program_counter: int
 
 
-def _read(path: str, size: int = 16384) -> bytes:
+def read_file(path: str, size: int = 16384, *, folder: int | None = None) -> bytes:
+    """Return what one read of a file in ``/proc`` gives; errors as ``os.open`` and ``os.read``."""
     # os.open is a third of the cost of open() here, and a listing of 10,000 threads reads 20,000 such files.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=folder)
     try:
         return os.read(descriptor, size)
     finally:
@@ -84,7 +95,7 @@ def read_status(task: int) -> Status:
         NoSuchProcess: there is none with that id.
     """
     try:
-        text = _read(f"/proc/{task}/status").decode(errors="replace")
+        text = read_file(f"/proc/{task}/status").decode(errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         raise NoSuchProcess(f"there is no process {task}") from None
     except PermissionError:
@@ -113,7 +124,7 @@ def read_task(pid: int, tid: int) -> Task:
         NoSuchThread: it has no such thread (any more).
     """
     try:
-        text = _read(f"/proc/{pid}/task/{tid}/stat", 1024).decode(errors="replace")
+        text = read_file(f"/proc/{pid}/task/{tid}/stat", 1024).decode(errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         raise NoSuchThread(f"process {pid} has no thread {tid}") from None
     # The name is in brackets and may itself hold brackets and blanks.
@@ -125,6 +136,7 @@ def read_task(pid: int, tid: int) -> Task:
         state=fields[0],
         cpu_seconds=(int(fields[11]) + int(fields[12])) / CLOCK_TICKS,
         start_time=int(fields[19]),
+        processor=int(fields[36]),
     )
 
 
@@ -157,7 +169,7 @@ def read_cpu_time(pid: int, tid: int) -> float | None:
     ``schedstat`` is exact where ``stat`` counts ticks of 10 ms; it needs CONFIG_SCHED_INFO.
     """
     try:
-        return int(_read(f"/proc/{pid}/task/{tid}/schedstat", 128).split()[0]) / 1e9
+        return int(read_file(f"/proc/{pid}/task/{tid}/schedstat", 128).split()[0]) / 1e9
     except (OSError, ValueError, IndexError):
         return None
 
@@ -202,16 +214,47 @@ def read_system_call(pid: int, tid: int) -> SystemCall | None:
         NoSuchThread: it has no such thread (any more).
     """
     try:
-        text = _read(f"/proc/{pid}/task/{tid}/syscall")
+        text = read_file(f"/proc/{pid}/task/{tid}/syscall")
     except (FileNotFoundError, ProcessLookupError):
         raise NoSuchThread(f"process {pid} has no thread {tid}") from None
     except OSError:
         return None
+    call = _parse_system_call(text)
+    return None if call is None or call.number == OUTSIDE else call
+
+
+def read_system_calls(pid: int, tids: Iterable[int]) -> dict[int, SystemCall]:
+    """Return the system call that each of these threads sits in; those that run, or have ended, are left out.
+
+    Empty where the kernel does not tell us: it asks for the same permission as ptrace.
+    """
+    calls: dict[int, SystemCall] = {}
+    try:
+        folder = os.open(f"/proc/{pid}/task", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return calls
+    try:
+        for tid in tids:
+            try:  # from the folder on is half the way
+                call = _parse_system_call(read_file(f"{tid}/syscall", 256, folder=folder))
+            except PermissionError:
+                break
+            except OSError:
+                continue
+            if call is not None:
+                calls[tid] = call
+    finally:
+        os.close(folder)
+    return calls
+
+
+def _parse_system_call(text: bytes) -> SystemCall | None:
+    """Return what ``/proc/PID/task/TID/syscall`` says; None for "running"."""
     fields = text.split()
-    if len(fields) != 9:  # "running", or "-1 SP PC" for a thread blocked outside a system call
+    if len(fields) not in (3, 9):  # three for a thread that is blocked outside a system call: "-1 SP PC"
         return None
     number, *numbers = fields
-    *arguments, stack_pointer, program_counter = (int(value, 16) for value in numbers)
+    *arguments, stack_pointer, program_counter = [int(value, 16) for value in numbers]
     return SystemCall(int(number), tuple(arguments), stack_pointer, program_counter)
 
 
