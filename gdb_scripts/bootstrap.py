@@ -12,7 +12,7 @@ from pathlib import Path
 import gdb
 
 PACKAGE = "threadsurgeon_gdb"
-MODULES = ("about", "async_exception", "cut_frames", "insist", "interrupt", "terminate", "warm_up")
+MODULES = ("about", "async_exception", "cut_frames", "insist", "interrupt", "terminate", "trial", "warm_up")
 
 SETTINGS = (
     # The program's signals are the program's business: pass them on, never stop for them. "all" leaves out SIGINT.

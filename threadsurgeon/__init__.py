@@ -21,10 +21,10 @@ from threadsurgeon._version import __version__
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from threadsurgeon.model import Listing, Plan, Report, Rung, Thread
+    from threadsurgeon.model import Diagnosis, Listing, Plan, Report, Rung, Thread
     from threadsurgeon.surgery.ladder import Policy
 
-__all__ = ["DEFAULT_TIMEOUT_SECONDS", "__version__", "cancel", "find_thread", "kill", "list_threads", "plan"]
+__all__ = ["DEFAULT_TIMEOUT_SECONDS", "__version__", "cancel", "diagnose", "find_thread", "kill", "list_threads", "plan"]
 
 DEFAULT_TIMEOUT_SECONDS = 5.0
 
@@ -51,6 +51,16 @@ def find_thread(tid: int | str, *, pid: int | None = None) -> Thread:
 
     pid, tid = select_thread(pid, str(tid))
     return Target(pid).see(tid).thread
+
+
+def diagnose(pid: int | None = None) -> Diagnosis:
+    """Say whether operating would work here, and with ``pid`` on that process; what would not is named, with the remedy.
+
+    Tries on a child of ours; the process is only looked at.
+    """
+    from threadsurgeon import doctor
+
+    return doctor.diagnose(pid)
 
 
 def plan(
@@ -154,4 +164,5 @@ def _operate(tid: int | str, pid: int | None, policy: Policy) -> Report:
 
     process, thread = select_thread(pid, str(tid))
     with Session.start() as session:  # gdb starts while we look at the target
-        return prepare(process, thread, policy).run(session)
+        report = prepare(process, thread, policy).run(session)
+        return report._replace(debugger=f"gdb {session.version}" if session.version else None)

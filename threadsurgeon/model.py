@@ -126,7 +126,7 @@ class Report(NamedTuple):
 
     ``stopped_seconds`` is how long the victim was stopped by us, all stops added; no other thread is ever stopped.
     ``skipped``: the frames whose ``except``, ``finally`` and ``with`` blocks were left out. ``cut``: the native frames that
-    were removed, innermost first.
+    were removed, innermost first. ``debugger``: which gdb did it, as in ``gdb 13.1``; None where none was needed.
     """
 
     pid: int
@@ -147,6 +147,7 @@ class Report(NamedTuple):
     warnings: tuple[str, ...] = ()
     skipped: tuple[Frame, ...] = ()
     cut: tuple[str, ...] = ()
+    debugger: str | None = None
 
 
 class Lock(NamedTuple):

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from threadsurgeon.errors import ThreadsurgeonError
-from threadsurgeon.model import Frame, Listing, Outcome, Plan, Report, Thread
+from threadsurgeon.model import CheckStatus, Diagnosis, Frame, Listing, Outcome, Plan, Report, Thread
 
 # A pipe has no width: nothing is cut or folded for it.
 PIPE_WIDTH = 100_000
@@ -23,6 +23,12 @@ _OUTCOME_STYLES = {
     Outcome.SURVIVED: "yellow",
     Outcome.PENDING: "yellow",
     Outcome.TARGET_DIED: "bold red",
+}
+_CHECK_STYLES = {
+    CheckStatus.OK: "green",
+    CheckStatus.WARNING: "yellow",
+    CheckStatus.FAILED: "bold red",
+    CheckStatus.SKIPPED: "dim",
 }
 
 
@@ -134,16 +140,28 @@ def print_report(console: Console, report: Report) -> None:
             *(("cut", frame) for frame in report.cut),
             *(("left out", f"handlers of {frame}") for frame in report.skipped),
             *(("warning", warning) for warning in report.warnings),
-            ("took", f"{report.seconds:.2f} s"),
+            ("took", f"{report.seconds:.2f} s{f', with {report.debugger}' if report.debugger else ''}"),
         ],
     )
     if report.stack_after:
         _print_frames(console, "stack now", report.stack_after)
 
 
-def print_error(error: ThreadsurgeonError) -> None:
-    """Print the cause, and the next step, on standard error."""
-    console = make_console(stderr=True)
+def print_diagnosis(console: Console, diagnosis: Diagnosis) -> None:
+    """Print what ``doctor`` found, a line each, and below it what would help."""
+    for check in diagnosis.checks:
+        style = _CHECK_STYLES[check.status]
+        console.print(f"[{style}]{check.status.value:<8}[/] {check.name:<13} {_plain(check.value)}", soft_wrap=True)
+        if check.remedy and check.status is not CheckStatus.OK:
+            console.print(f"{'':<22} [cyan]to do:[/] {_plain(check.remedy)}", soft_wrap=True)
+    where = "here" if diagnosis.pid is None else f"on process {diagnosis.pid}"
+    verdict = "[green]operating works" if diagnosis.ok else "[bold red]operating would not work"
+    console.print(f"{verdict} {where}[/]")
+
+
+def print_error(error: ThreadsurgeonError, console: Console | None = None) -> None:
+    """Print the cause, and the next step; on standard error, if nowhere else."""
+    console = console or make_console(stderr=True)
     console.print(f"[red]Error:[/] {_plain(str(error))}", soft_wrap=True)
     if error.hint:
         console.print(f"[cyan]Hint:[/] {_plain(error.hint)}", soft_wrap=True)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from threadsurgeon.model import Frame, Listing, Plan, Report, Thread
+from threadsurgeon.model import Diagnosis, Frame, Listing, Plan, Report, Thread
 
 SCHEMA = 1
 
@@ -97,6 +97,22 @@ def dump_report(report: Report) -> str:
             "warnings": list(report.warnings),
             "skipped": _frames(report.skipped),
             "cut": list(report.cut),
+            "debugger": report.debugger,
+        }
+    )
+
+
+def dump_diagnosis(diagnosis: Diagnosis) -> str:
+    """Return what ``doctor`` found as JSON text."""
+    return _dump(
+        {
+            "schema": SCHEMA,
+            "ok": diagnosis.ok,
+            "pid": diagnosis.pid,
+            "checks": [
+                {"name": check.name, "status": check.status.value, "value": check.value, "remedy": check.remedy}
+                for check in diagnosis.checks
+            ],
         }
     )
 

@@ -14,6 +14,7 @@ LAYERS = [
     {"__init__"},
     {"surgery"},
     {"selection", "inventory"},
+    {"doctor"},
     {"cpython", "debugger"},
     {"linux"},
     {"model", "errors", "_version"},

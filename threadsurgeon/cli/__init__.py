@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 import threadsurgeon
+from threadsurgeon.cli.doctor import doctor
 from threadsurgeon.cli.look import attach, list_command, stack
 from threadsurgeon.cli.operate import cancel, kill
 from threadsurgeon.errors import ThreadsurgeonError
@@ -45,5 +46,5 @@ def cli(verbose: int) -> None:
         logging.basicConfig(level=level, format="%(relativeCreated)7.1f ms %(name)s: %(message)s")
 
 
-for command in (list_command, stack, cancel, kill, attach):
+for command in (list_command, stack, cancel, kill, attach, doctor):
     cli.add_command(command)

@@ -81,7 +81,7 @@ def find_obstacle(pid: int) -> Obstacle:
         PermissionDenied: nothing can be said about it, as its ``/proc`` entry is hidden from us.
     """
     us, target = read_privileges(os.getpid()), read_privileges(pid)
-    return _find_missing_right(pid, us, target) or find_filter() or _find_security_module(pid)
+    return _find_missing_right(pid, us, target) or find_filter() or _find_security_module()
 
 
 def _find_missing_right(pid: int, us: Privileges, target: Privileges) -> Obstacle | None:
@@ -140,7 +140,7 @@ def find_filter() -> Obstacle | None:
     return None
 
 
-def _find_security_module(pid: int) -> Obstacle:
+def _find_security_module() -> Obstacle:
     label = read_security_label()
     if label is not None:
         return Obstacle(
@@ -148,7 +148,7 @@ def _find_security_module(pid: int) -> Obstacle:
             "run threadsurgeon unconfined; Docker: docker run --security-opt apparmor=unconfined; SELinux: setsebool "
             "deny_ptrace off; what was denied stands in the kernel's log",
         )
-    return Obstacle("none of the usual causes was found", f"threadsurgeon doctor {pid}")
+    return Obstacle("none of the usual causes was found", "look into the kernel's log for what denied it: journalctl -k")
 
 
 

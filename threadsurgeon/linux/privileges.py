@@ -16,7 +16,7 @@ CAPABILITIES = (
     "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF", "CHECKPOINT_RESTORE",
 )  # fmt: skip
 CAP_SYS_PTRACE = 1 << CAPABILITIES.index("SYS_PTRACE")
-WHOLE_RANGE = 2**32 - 1  # of user ids: only the first user namespace maps them all
+FIRST_USER_NAMESPACE = "user:[4026531837]"  # PROC_USER_INIT_INO, linux/proc_ns.h
 
 
 class Privileges(NamedTuple):
@@ -104,10 +104,7 @@ def read_namespace(pid: int | str, kind: str) -> str | None:
 
 def is_in_user_namespace() -> bool:
     """Say whether we are in another user namespace than the first, as root of which one is not root outside."""
-    try:
-        return not any(int(line.split()[2]) == WHOLE_RANGE for line in read_text("/proc/self/uid_map").splitlines())
-    except (NoSuchProcess, PermissionDenied, ValueError, IndexError):  # a kernel without them
-        return False
+    return read_namespace("self", "user") not in (FIRST_USER_NAMESPACE, None)  # None: a kernel without them
 
 
 def is_dumpable(pid: int) -> bool | None:
