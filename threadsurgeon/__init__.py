@@ -21,6 +21,7 @@ from threadsurgeon._version import __version__
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from threadsurgeon.audit import Journal
     from threadsurgeon.model import Diagnosis, Listing, Plan, Report, Rung, Thread
     from threadsurgeon.surgery.ladder import Policy
 
@@ -95,6 +96,7 @@ def cancel(
     timeout: float = DEFAULT_TIMEOUT_SECONDS,
     leave_pending: bool = False,
     main: bool = False,
+    journal: Journal | None = None,
 ) -> Report:
     """Raise an exception in one thread, interrupting what it waits for, and say what was seen afterwards.
 
@@ -105,6 +107,8 @@ def cancel(
         timeout: seconds after which the exception is taken back if the thread has not noticed it.
         leave_pending: do not take it back.
         main: also the main thread, by SIGINT, which raises KeyboardInterrupt there.
+        journal: called with an entry before anything is touched, and with one afterwards (``audit.Trail`` writes them to a
+            file); where it raises before, nothing is done.
 
     Raises:
         Refused: it would harm.
@@ -113,7 +117,7 @@ def cancel(
     from threadsurgeon.surgery.ladder import Policy
 
     policy = Policy(exception=exception, timeout_seconds=timeout, leave_pending=leave_pending, allow_main=main)
-    return _operate(tid, pid, policy)
+    return _operate("cancel", tid, pid, policy, journal)
 
 
 def kill(
@@ -126,6 +130,7 @@ def kill(
     force: bool = False,
     in_import: bool = False,
     confirm: Callable[[Rung], bool] | None = None,
+    journal: Journal | None = None,
 ) -> Report:
     """Like ``cancel``, again while code catches the exception, and then by harder techniques, each after the gentler failed.
 
@@ -138,6 +143,7 @@ def kill(
         pid: as for ``cancel``.
         exception: as for ``cancel``.
         main: as for ``cancel``.
+        journal: as for ``cancel``.
 
     Raises:
         Refused: it would harm.
@@ -154,15 +160,22 @@ def kill(
         allow_import=in_import,
         confirm=confirm or consent_to_all,
     )
-    return _operate(tid, pid, policy)
+    return _operate("kill", tid, pid, policy, journal)
 
 
-def _operate(tid: int | str, pid: int | None, policy: Policy) -> Report:
+def _operate(command: str, tid: int | str, pid: int | None, policy: Policy, journal: Journal | None) -> Report:
+    from threadsurgeon.audit import Record
     from threadsurgeon.debugger.session import Session
     from threadsurgeon.selection import select_thread
     from threadsurgeon.surgery.operation import prepare
 
-    process, thread = select_thread(pid, str(tid))
-    with Session.start() as session:  # gdb starts while we look at the target
-        report = prepare(process, thread, policy).run(session)
-        return report._replace(debugger=f"gdb {session.version}" if session.version else None)
+    with Record(journal, command, str(tid), policy) as record:
+        process, thread = select_thread(pid, str(tid))
+        record.begin(process, thread)
+        with Session.start() as session:  # gdb starts while we look at the target
+            try:
+                report = prepare(process, thread, policy).run(session)
+            finally:
+                record.debugger = f"gdb {session.version}" if session.version else None
+        record.report = report._replace(debugger=record.debugger)
+    return record.report

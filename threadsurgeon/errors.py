@@ -12,6 +12,7 @@ ThreadsurgeonError                  exit status 1
 ├── PermissionDenied                the kernel does not let us read or trace it
 ├── TargetBusy                      traced by another, stopped, or otherwise not to be touched now
 ├── UnreadableTarget                memory that should be readable is not, again and again
+├── LogUnwritable                   the audit trail cannot be written, and nothing is done without
 ├── DebuggerError
 │   ├── DebuggerMissing             no usable gdb
 │   ├── DebuggerFailed              gdb answered with an error, or not in time
@@ -66,6 +67,10 @@ class TargetBusy(ThreadsurgeonError):
 
 class UnreadableTarget(ThreadsurgeonError):
     """The target's memory changed under every attempt to read it, or is not there."""
+
+
+class LogUnwritable(ThreadsurgeonError):
+    """The audit trail that was asked for cannot be written; the operation has not begun."""
 
 
 class DebuggerError(ThreadsurgeonError):

@@ -19,7 +19,7 @@ from threadsurgeon.model import Outcome
 from threadsurgeon.surgery.ladder import HARD, RUNGS
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ["list", "stack", "cancel", "kill", "attach"]
+COMMANDS = ["list", "stack", "cancel", "kill", "attach", "doctor"]
 STATUSES = {"ended": 0, "unwound": 0, "survived": 3, "pending": 4, "target-died": 6}  # docs/architecture.md
 ERRORS = [
     error
@@ -47,6 +47,7 @@ class Calls:
     def _function(self, name):
         def function(*arguments, **options):
             self.consent = options.pop("confirm", None)
+            options.pop("journal", None)
             self.calls.append((name, *arguments, options))
             if isinstance(self.answers[name], Exception):
                 raise self.answers[name]

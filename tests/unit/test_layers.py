@@ -14,6 +14,7 @@ LAYERS = [
     {"__init__"},
     {"surgery"},
     {"selection", "inventory"},
+    {"doctor", "audit"},
     {"doctor"},
     {"cpython", "debugger"},
     {"linux"},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from threadsurgeon.cli.options import json_option, pid_option
 from threadsurgeon.cli.output import show
 
 if TYPE_CHECKING:
+    from threadsurgeon.audit import Trail
     from threadsurgeon.model import Report, Rung
 
 exception_option = click.option(
@@ -26,6 +27,13 @@ exception_option = click.option(
 )
 main_option = click.option(
     "--main", is_flag=True, help="Also the main thread: raises KeyboardInterrupt there, by SIGINT."
+)
+log_option = click.option(
+    "--log",
+    metavar="FILE",
+    envvar="THREADSURGEON_LOG",
+    show_envvar=True,
+    help="Append to FILE, before and afterwards, who does what to which thread; where that fails, nothing is done.",
 )
 dry_run_option = click.option("--dry-run", is_flag=True, help="Only say what would be done, and why.")
 
@@ -43,6 +51,7 @@ dry_run_option = click.option("--dry-run", is_flag=True, help="Only say what wou
 )
 @click.option("--leave-pending", is_flag=True, help="Do not take it back: the thread raises it when it notices.")
 @main_option
+@log_option
 @dry_run_option
 @json_option
 def cancel(
@@ -52,6 +61,7 @@ def cancel(
     timeout: float,
     leave_pending: bool,
     main: bool,
+    log: str | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -67,9 +77,15 @@ def cancel(
     if dry_run:
         show("plan", threadsurgeon.plan(thread, pid=pid, exception=exception, main=main), as_json=as_json)
         return
-    with _orderly_end():
+    with _orderly_end(), _open_journal(log) as journal:
         report = threadsurgeon.cancel(
-            thread, pid=pid, exception=exception, timeout=timeout, leave_pending=leave_pending, main=main
+            thread,
+            pid=pid,
+            exception=exception,
+            timeout=timeout,
+            leave_pending=leave_pending,
+            main=main,
+            journal=journal,
         )
     _show_report(report, as_json=as_json)
 
@@ -89,6 +105,7 @@ def cancel(
 @click.option("--in-import", is_flag=True, help="Also a thread that is inside an import.")
 @click.option("--force", is_flag=True, help="At last also without unwinding; ends native threads, too.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask before the harder rungs.")
+@log_option
 @dry_run_option
 @json_option
 def kill(
@@ -100,6 +117,7 @@ def kill(
     in_import: bool,
     force: bool,
     yes: bool,
+    log: str | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -118,7 +136,7 @@ def kill(
         )
         show("plan", plan, as_json=as_json)
         return
-    with _orderly_end():
+    with _orderly_end(), _open_journal(log) as journal:
         report = threadsurgeon.kill(
             thread,
             pid=pid,
@@ -128,8 +146,15 @@ def kill(
             force=force,
             in_import=in_import,
             confirm=_consent(yes),
+            journal=journal,
         )
     _show_report(report, as_json=as_json)
+
+
+def _open_journal(log: str | None) -> AbstractContextManager[Trail]:
+    from threadsurgeon.audit import Trail  # --help need not wait for it
+
+    return closing(Trail(log))
 
 
 def _consent(yes: bool) -> Callable[[Rung], bool]:
