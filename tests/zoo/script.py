@@ -19,7 +19,7 @@ from .victim import FATAL, waiting
 # Before the script's own code. It calls ready() when it is, and then answers lines, or ends.
 PRELUDE = """
 import json, os, resource, sys, threading, time
-resource.setrlimit(resource.RLIMIT_CPU, (120, 120))
+resource.setrlimit(resource.RLIMIT_CPU, (int(os.environ["CPU_SECONDS"]),) * 2)
 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 def say(**answer):
@@ -95,8 +95,8 @@ class Script:
 
 
 @contextlib.contextmanager
-def script(python: Python, code: str) -> Iterator[Script]:
-    """Run the code until the block ends."""
+def script(python: Python, code: str, *, cpu_seconds: int = 120) -> Iterator[Script]:
+    """Run the code until the block ends. The kernel ends it after so much CPU time: nobody may be left to do so."""
     with tempfile.TemporaryDirectory(prefix="threadsurgeon-script-", ignore_cleanup_errors=True) as directory:
         path, stderr = Path(directory, "script.py"), Path(directory, "stderr")
         path.write_text(PRELUDE + code)
@@ -107,7 +107,7 @@ def script(python: Python, code: str) -> Iterator[Script]:
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 cwd=directory,
-                env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8"},
+                env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8", "CPU_SECONDS": str(cpu_seconds)},
             )
         try:
             yield Script(process, stderr)
