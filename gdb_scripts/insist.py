@@ -6,13 +6,13 @@ that frame has caught it: when the next one comes by, it is followed by another 
 bytecode check, and when that did not help either, the handlers of the frame are left out.
 
 Between the commands the thread runs with hardware breakpoints, and most hits are dealt with on the spot. "press" is for what
-needs a real stop, "relent" ends it all. The session watches over it.
+needs a real stop, "relent" ends it all. The session watches over it, and says when the thread has had the time to notice
+or to catch what was raised. C code that never looks for it is cut, by the commands of ``cut_frames.py``.
 """
 
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
 from typing import Any
 
 import gdb
@@ -21,7 +21,8 @@ from .call import call_then_return
 from .code_objects import CodeReader
 from .command import command
 from .frames import Frame, FrameReader
-from .guard import attached, select_thread
+from .guard import select_thread
+from .held import Held, in_hand, keep
 from .machine import read_register, write_register
 from .system_call import interrupt_system_call
 from .victim import Victim
@@ -32,10 +33,11 @@ FOLLOWERS = 4
 
 # So far below the stack pointer that the functions that look into the table do not come there.
 SCRATCH = 4096
+RUNNING, DONE, DEAF = "running", "done", "deaf"
 GENERAL_REGISTERS = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", *(f"r{number}" for number in range(8, 16)))
 
 
-class _Breakpoint(gdb.Breakpoint):
+class _Trap(gdb.Breakpoint):
     """A hardware breakpoint whose hits are dealt with by a method of the insistence; True from it means to stop."""
 
     def __init__(self, place: str, hit: Any, kind: int = gdb.BP_HARDWARE_BREAKPOINT) -> None:
@@ -51,11 +53,11 @@ class _Breakpoint(gdb.Breakpoint):
             insistence.stopped_seconds += time.monotonic() - began
 
 
-class Insistence:
+class Insistence(Held):
     """A thread under pressure, from "insist" to "relent"."""
 
     def __init__(self, victim: Victim, reader: FrameReader, options: dict[str, Any]) -> None:
-        self.victim = victim
+        super().__init__(victim)
         self.reader = reader
         self.trace_back: int = options["trace_back"]
         self.checks = {address: name for name, address in options["checks"].items()}
@@ -66,10 +68,8 @@ class Insistence:
         self.codes = None if options["codes"] is None else CodeReader(**options["codes"])
         self.gentle: int = options["gentle"]  # how often code may catch it before its handlers are left out
         self.most_hits: int = options["most_hits"]
-        self.quiet_seconds: float = options["quiet_seconds"]
 
-        self.undo = ExitStack()  # the breakpoints, then the attachment
-        self.breakpoints: list[_Breakpoint] = []
+        self.traps: list[_Trap] = []
         self.awaited = False  # ours is pending, or was raised and has not been seen yet
         self.last: Frame | None = None  # how far the exception has come
         self.caught: dict[int, int] = {}  # code object → how often an exception went no further
@@ -77,12 +77,10 @@ class Insistence:
         self.leave_out = 0  # the code object whose handlers are being left out
         self.watched = 0  # the code object whose exception table is watched
         self.ended = False
+        self.unheard = False  # what is pending was so in the round before
+        self.deaf = False  # it sits in C code that does not look for what is pending
         self.skipped: list[tuple[int, int, int]] = []
-        self.hits = self.rounds = 0
-        self.moved = self.began = time.monotonic()
-        self.stopped_seconds = self.armed_seconds = 0.0
-        self.stopped: float | None = None
-        self.running: float | None = None
+        self.hits = self.hits_before = self.rounds = 0
 
     # --- hits that are dealt with on the spot ---
 
@@ -109,7 +107,6 @@ class Insistence:
         if not pending:
             self.awaited = False
         self.last = frame
-        self.moved = time.monotonic()
         times = self.caught.get(frame.code, 0)
         if times > self.gentle:
             return self._leave_out_handlers(frame)
@@ -152,41 +149,52 @@ class Insistence:
 
     # --- real stops ---
 
-    def on_stop(self, _event: gdb.StopEvent) -> None:
-        """Note when the thread stopped."""
-        if self.stopped is None:
-            self.stopped = time.monotonic()
-            if self.running is not None:
-                self.armed_seconds += self.stopped - self.running
+    def begin(self) -> None:
+        """Attach, and make the exception pending. What is pending, and the traps, are taken back by ``release``."""
+        super().begin()
+        try:
+            self.undo.callback(self._withdraw)
+            self._begin_round()
+        except BaseException:
+            self.release()
+            raise
 
-    def press(self) -> bool:
-        """Do what the stop is about, and let the thread go on; False if there is no more to do."""
+    def press(self, *, rested: bool) -> str:
+        """Do what the stop is about, and say how to go on: see ``-ts-press``."""
         if not gdb.selected_inferior().threads() or self.ended or self.hits > self.most_hits:
-            return False
+            return DONE
         select_thread()
+        moved, self.hits_before = self.hits != self.hits_before, self.hits
         if self.leave_out and self.leave_out != self.watched:
             self._watch(self.leave_out)
         elif read_register("rip") in self.checks and self.on_check():
             self._raise_here()
-        elif time.monotonic() - self.moved > self.quiet_seconds:
-            self._begin_round()
-        self._go_on()
-        return True
+        elif rested and not moved and self._begin_round():
+            self.disarm()
+            return DEAF
+        return RUNNING
 
-    def _begin_round(self) -> None:
-        """Nothing moves any more: what was raised last was caught where it was seen last. Raise another one."""
-        if not self.awaited and self.last is not None:
+    def _begin_round(self) -> bool:
+        """It came to rest: what was raised last was caught where it was seen last. Raise another one.
+
+        Return whether that is no use, as it sits in C code that does not look for it: where it was told to look before and did
+        not, or waits for nothing; and most likely where it was so once before.
+        """
+        unheard = self.last is None and self.awaited and self.victim.pending() == self.victim.exception
+        if self.last is not None:
             self.caught[self.last.code] = self.caught.get(self.last.code, 0) + 1
-        if not self.awaited or self.victim.pending() != self.victim.exception:
+        if not unheard:
             self.rounds += 1
         self.followers.clear()
         self.last, self.leave_out = None, 0
         self.victim.set_pending()
         self.awaited = True
-        self.moved = time.monotonic()
-        interrupt_system_call()
-        if self.watched or not self.breakpoints:
-            self._set_breakpoints(dict.fromkeys(self.checks, self.on_check))
+        waited = interrupt_system_call()
+        self.deaf = (unheard and (self.unheard or not waited)) or (self.deaf and not waited)
+        self.unheard = unheard
+        if self.watched:
+            self.disarm()
+        return self.deaf
 
     def _raise_here(self) -> None:
         # The thread holds the GIL here, at a place where CPython expects that an exception is raised.
@@ -197,98 +205,80 @@ class Insistence:
 
     def _watch(self, code: int) -> None:
         assert self.codes is not None
-        self._set_breakpoints({})
+        self._set_traps({})
         self.watched = code
         place = f"*(long *) {code + self.codes.co_exceptiontable:#x}"
-        self.breakpoints.append(_Breakpoint(place, self.on_look_up, gdb.BP_WATCHPOINT))
+        self.traps.append(_Trap(place, self.on_look_up, gdb.BP_WATCHPOINT))
 
-    def _set_breakpoints(self, others: dict[int, Any]) -> None:
-        """Have breakpoints at PyTraceBack_Here and these, and no more: there are four debug registers."""
-        self.clear_breakpoints()
+    def _set_traps(self, others: dict[int, Any]) -> None:
+        """Have traps at PyTraceBack_Here and these, and no more: there are four debug registers."""
+        self.disarm()
         for address, hit in {self.trace_back: self.on_exception, **others}.items():
-            self.breakpoints.append(_Breakpoint(f"*{address:#x}", hit))
+            self.traps.append(_Trap(f"*{address:#x}", hit))
+        self.armed = True
 
-    def clear_breakpoints(self) -> None:
+    def disarm(self) -> None:
         """Take all breakpoints away."""
+        super().disarm()
         self.watched = 0
-        while self.breakpoints:
-            breakpoint_ = self.breakpoints.pop()
-            if breakpoint_.is_valid():
-                breakpoint_.delete()
+        while self.traps:
+            trap = self.traps.pop()
+            if trap.is_valid():
+                trap.delete()
 
-    def _go_on(self) -> None:
-        gdb.execute("continue&", to_string=True)
-        self.running = time.monotonic()
-        self.stopped_seconds += self.running - (self.began if self.stopped is None else self.stopped)
-        self.stopped = None
+    def go_on(self) -> None:
+        """Let it run under pressure."""
+        if not self.traps:
+            self._set_traps(dict.fromkeys(self.checks, self.on_check))
+        self.run()
 
-    def begin(self) -> None:
-        """Attach, make the exception pending, set the breakpoints, and let the thread run. Undone on every way out."""
-        with self.undo:
-            self.undo.enter_context(attached(self.victim.tid))
-            self.victim.check()
-            self.undo.callback(self.clear_breakpoints)
-            gdb.events.stop.connect(self.on_stop)
-            self.undo.callback(gdb.events.stop.disconnect, self.on_stop)
-            self._begin_round()
-            self._go_on()
-            self.undo = self.undo.pop_all()
+    def _withdraw(self) -> None:
+        if gdb.selected_inferior().threads():
+            select_thread()
+            self.victim.withdraw()
 
     def end(self) -> dict[str, Any]:
-        """Take back what is pending and let go."""
-        with self.undo:
-            alive = bool(gdb.selected_inferior().threads())
-            never = self.rounds <= 1 and self.last is None
-            if alive:
-                select_thread()
-                withdrawn = self.victim.withdraw()
-                never = never and withdrawn
-        now = time.monotonic()
-        return {
-            "result": "exited" if not alive else "unwound" if self.ended else "no-check" if never else "caught",
-            "hits": self.hits,
-            "rounds": self.rounds,
-            "skipped": self.skipped,
-            "stopped_seconds": self.stopped_seconds + now - (now if self.stopped is None else self.stopped),
-            "armed_seconds": self.armed_seconds,
-        }
+        """Take back what is pending, let go, and say what was seen."""
+        alive = bool(gdb.selected_inferior().threads())
+        result = "exited" if not alive else "unwound" if self.ended else "no-check" if self._is_unnoticed() else "caught"
+        return {"result": result, "hits": self.hits, "rounds": self.rounds, "skipped": self.skipped, **self.release()}
+
+    def _is_unnoticed(self) -> bool:
+        first = self.rounds <= 1 and self.last is None
+        return self.deaf or (first and self.victim.pending() == self.victim.exception)
 
 
-_insistence: Insistence | None = None
+def _pressed(held: Held) -> Insistence:
+    if not isinstance(held, Insistence):
+        raise gdb.GdbError("no thread is under pressure")
+    return held
 
 
 @command("-ts-insist")
 def insist(*, victim: dict[str, Any], frames: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     """Attach to the thread and raise in it. As it runs then, gdb answers ``^running`` and drops what a command returns."""
-    global _insistence
-    if _insistence is not None:
-        raise gdb.GdbError("a thread is under pressure already")
-    insistence = Insistence(Victim(**victim), FrameReader(**frames), options)
-    insistence.begin()
-    _insistence = insistence
+    keep(Insistence(Victim(**victim), FrameReader(**frames), options))
+    with in_hand() as held:
+        _pressed(held).go_on()
     return {}
 
 
 @command("-ts-press")
-def press() -> dict[str, Any]:
-    """Deal with a stop. Answers ``^running`` if the thread goes on, ``done`` if there is no more to do."""
-    global _insistence
-    insistence = _insistence
-    if insistence is None:
-        raise gdb.GdbError("no thread is under pressure")
-    try:
-        return {"done": not insistence.press()}
-    except BaseException:
-        _insistence = None
-        insistence.end()
-        raise
+def press(*, rested: bool) -> dict[str, Any]:
+    """Deal with a stop; ``rested``: the thread has come to rest since the last press.
+
+    Answers ``^running`` if the thread goes on. Otherwise it stays stopped: ``done``, there is no more to do; or ``deaf``, it
+    is in C code that does not look for the exception.
+    """
+    with in_hand() as held:
+        state = _pressed(held).press(rested=rested)
+        if state == RUNNING:
+            _pressed(held).go_on()
+    return {"state": state}
 
 
 @command("-ts-relent")
 def relent() -> dict[str, Any]:
     """Leave the stopped or ended thread alone, and say what was seen."""
-    global _insistence
-    insistence, _insistence = _insistence, None
-    if insistence is None:
-        raise gdb.GdbError("no thread is under pressure")
-    return insistence.end()
+    with in_hand() as held:
+        return _pressed(held).end()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
 from threadsurgeon.debugger.session import GdbError, Session
@@ -65,6 +66,14 @@ class Struck:
     armed_seconds: float
 
 
+class Pressed(str, Enum):
+    """What came of a press."""
+
+    RUNNING = "running"
+    DONE = "done"  # it stays stopped: there is no more to do
+    DEAF = "deaf"  # it stays stopped: it is in C code that does not look for what is pending
+
+
 @dataclass(frozen=True, slots=True)
 class Relented:
     """What was seen since ``insist``; gdb has let go of the thread. For ``result`` see ``gdb_scripts/insist.py``.
@@ -107,9 +116,12 @@ def insist(session: Session, victim: VictimArguments, frames: Mapping[str, Any],
     _send(session, "-ts-insist", victim, arguments, stays_attached=True)
 
 
-def press(session: Session, victim: VictimArguments) -> bool:
-    """Let the stopped thread go on after what the stop was about is done; False if there is no more to do."""
-    return not _send(session, "-ts-press", victim, {}, stays_attached=True).get("done", False)
+def press(session: Session, victim: VictimArguments, *, rested: bool) -> Pressed:
+    """Let the stopped thread go on after what the stop was about is done.
+
+    ``rested``: it has come to rest since the last press, enough to notice or to catch what was raised.
+    """
+    return Pressed(_send(session, "-ts-press", victim, {"rested": rested}, stays_attached=True).get("state", "running"))
 
 
 def relent(session: Session, victim: VictimArguments) -> Relented:

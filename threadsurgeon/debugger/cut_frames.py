@@ -42,6 +42,14 @@ class Hand:
         fields = {name: getattr(self._victim, name) for name in VictimArguments.__slots__}
         return self._seen(self._send("-ts-hold", {"victim": fields}))
 
+    def look(self) -> Seen:
+        """Look at a thread that is stopped, and held by another command. Takes the breakpoints away.
+
+        Raises:
+            NoSuchThread: it ended.
+        """
+        return self._seen(self._send("-ts-look", {}))
+
     def run(self, addresses: Sequence[int], seconds: float) -> Seen:
         """Let the thread run for so long, or until it comes to one of the addresses; it is stopped again then.
 
@@ -51,24 +59,20 @@ class Hand:
         self._send("-ts-run-to", {"addresses": list(addresses)})
         if self._session.wait_for_stop(seconds) is None:
             self._session.interrupt()
-        return self._seen(self._send("-ts-look", {}))
+        return self.look()
 
     def disassemble(self, address: int) -> list[tuple[int, str]]:
         """Return instructions, each as address and text, from that address to the next unconditional jump or return."""
         reply = self._send("-ts-disassemble", {"address": address})
         return [(int(where), str(text)) for where, text in reply["instructions"]]
 
-    def redirect(self, stack: int, content: bytes, program_counter: int) -> Times:
-        """Let the thread go on elsewhere, with another stack, and detach. Leaves behind: just that."""
-        reply = self._send(
-            "-ts-redirect",
-            {"stack": stack, "content": content.hex(), "program_counter": program_counter},
-            stays_attached=False,
-        )
-        return Times(**reply)
+    def redirect(self, stack: int, content: bytes, program_counter: int) -> None:
+        """Have the thread go on elsewhere, with another stack, once it is let go. Leaves behind: just that."""
+        arguments = {"stack": stack, "content": content.hex(), "program_counter": program_counter}
+        self._send("-ts-redirect", arguments)
 
     def let_go(self) -> Times:
-        """Let the thread go on as it was."""
+        """Detach, and let the thread go on."""
         return Times(**self._send("-ts-let-go", {}, stays_attached=False))
 
     def _seen(self, reply: dict[str, Any]) -> Seen:

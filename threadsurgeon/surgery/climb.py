@@ -12,7 +12,7 @@ from threadsurgeon.inventory import Target
 from threadsurgeon.linux.process import is_alive
 from threadsurgeon.model import Outcome
 from threadsurgeon.surgery.addresses import make_victim
-from threadsurgeon.surgery.cut_frames import cut, survey
+from threadsurgeon.surgery.cut_frames import Site, cut, survey
 from threadsurgeon.surgery.delivery import EFFECT_SECONDS, Record
 from threadsurgeon.surgery.insist import insist
 from threadsurgeon.surgery.ladder import RUNGS, Policy
@@ -49,7 +49,9 @@ class Climb:
             if verdict.outcome is None and self._is_in_c_code(verdict):
                 verdict = self._use("cut", _cut, verdict)
             if verdict.outcome is Outcome.SURVIVED and self.obstacle is None:
-                verdict = self._use("insist", _insist, verdict)
+                # What was cut once, and so agreed to, may be cut again where the thread goes back to it.
+                may_cut = any(attempt.technique == "cut" for attempt in self._record.attempts)
+                verdict = self._use("insist", _insist_and_cut if may_cut else _insist, verdict)
             if verdict.outcome not in (None, Outcome.SURVIVED) or self.obstacle is not None:
                 break
         if self._policy.force and verdict.outcome in (None, Outcome.SURVIVED):
@@ -98,13 +100,20 @@ class Climb:
         return examine(self._target, sighting, self._examination.exception)
 
 
+def _survey(examination: Examination) -> Site:
+    return survey(examination.target, examination.sighting.state.interpreter)
+
+
 def _cut(session: Session, examination: Examination, seconds: float) -> Applied:
-    site = survey(examination.target, examination.sighting.state.interpreter)
-    return cut(session, make_victim(examination), site, seconds)
+    return cut(session, make_victim(examination), _survey(examination), seconds)
 
 
 def _insist(session: Session, examination: Examination, seconds: float) -> Applied:
     return insist(session, examination, make_victim(examination), seconds)
+
+
+def _insist_and_cut(session: Session, examination: Examination, seconds: float) -> Applied:
+    return insist(session, examination, make_victim(examination), seconds, site=_survey(examination))
 
 
 def _terminate(session: Session, examination: Examination, seconds: float) -> Applied:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from threadsurgeon.cpython.eval_loop import EXECUTABLE, EvalLoop, find_eval_loop, runs_innermost_frame
 from threadsurgeon.cpython.threads import Interpreter, read_gil
-from threadsurgeon.debugger.cut_frames import Hand, Seen, Times
+from threadsurgeon.debugger.cut_frames import Hand, Seen
 from threadsurgeon.debugger.session import Session
 from threadsurgeon.errors import Refused, UnsupportedPython
 from threadsurgeon.inventory import Target
@@ -136,15 +136,33 @@ def cut(session: Session, victim: Victim, site: Site, deadline_seconds: float) -
         hand = Hand(session, victim.arguments())
         seen = hand.hold()
         try:
-            return _Cut(session, victim, site, hand, seen).perform(time.monotonic() + deadline_seconds)
+            made = Cutter(victim, site, hand, seen).perform(time.monotonic() + deadline_seconds)
         except (Refused, BadAddress):
             hand.let_go()
             raise
+        times = hand.let_go()
+    return Applied(
+        Effect.NO_CHECK if made is None else Effect.CUT,
+        times.stopped_seconds,
+        session.version,
+        in_system_call=None if made is None else made.in_system_call,
+        armed_seconds=times.armed_seconds,
+        cut=() if made is None else made.frames,
+    )
 
 
-class _Cut:
-    def __init__(self, session: Session, victim: Victim, site: Site, hand: Hand, seen: Seen) -> None:
-        self._session = session
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A cut that was made: the removed native frames, innermost first, and whether they waited in a system call."""
+
+    frames: tuple[str, ...]
+    in_system_call: bool
+
+
+class Cutter:
+    """Cuts one thread that is held. It is still held afterwards, and raises as soon as it is let go."""
+
+    def __init__(self, victim: Victim, site: Site, hand: Hand, seen: Seen) -> None:
         self._victim = victim
         self._site = site
         self._hand = hand
@@ -152,10 +170,16 @@ class _Cut:
         self._looks = 0
         self._shallowest = 1 << 30
 
-    def perform(self, deadline: float) -> Applied:
-        """Look, run a little where that is needed, look again, and cut."""
-        why, in_bytecode, in_danger = "no time", 0, 0
-        for _ in range(TRIES):
+    def perform(self, deadline: float) -> Cut | None:
+        """Look, run a little where that is needed, look again, and cut; None where the thread runs bytecode.
+
+        Raises:
+            Refused: there was no safe moment, or something about its stack makes it impossible.
+            BadAddress: its memory cannot be read.
+        """
+        why, in_bytecode, in_danger, tries = "no time", 0, 0, 0
+        while tries < TRIES and time.monotonic() < deadline:
+            tries += 1
             watched: list[int] = []
             try:
                 stack = self._unwind()
@@ -163,7 +187,7 @@ class _Cut:
                 if not stack.dropped:
                     why, in_bytecode = "it runs bytecode", in_bytecode + 1
                     if in_bytecode == TRIES // 4:
-                        return self._applied(Effect.NO_CHECK, self._hand.let_go())
+                        return None
                 elif danger is not None:
                     why, in_danger = f"it is in {danger.what}", in_danger + 1
                     if in_danger > UNARMED_TRIES:
@@ -174,10 +198,8 @@ class _Cut:
                     return self._redirect(stack)
             except CannotUnwind as error:
                 why = str(error)
-            if time.monotonic() >= deadline:
-                break
-            self._run(watched, DANGER_SECONDS if watched else PASSING_SECONDS)
-        raise Refused(f"no safe moment to cut thread {self._victim.tid} in {TRIES} tries: {why}")
+            self._run(watched, DANGER_SECONDS if watched else PASSING_SECONDS, deadline)
+        raise Refused(f"no safe moment to cut thread {self._victim.tid} in {tries} tries: {why}")
 
     def _is_good_moment(self, stack: _Stack) -> bool:
         if stack.system_call is not None:
@@ -188,8 +210,13 @@ class _Cut:
         self._shallowest = min(depth, self._shallowest)
         return depth == 1 or (shallow and self._looks >= LEAST_LOOKS) or self._looks >= MOST_LOOKS
 
-    def _run(self, addresses: list[int], seconds: float) -> None:
-        self._seen = self._hand.run(addresses, seconds)
+    def _run(self, addresses: list[int], seconds: float, deadline: float) -> None:
+        """Let it run for a while, and again where it got no processor meanwhile."""
+        before = self._seen
+        while True:
+            self._seen = self._hand.run(addresses, seconds)
+            if self._seen != before or before.original_rax >= 0 or time.monotonic() >= deadline:
+                break
 
     def _returns(self, stack: _Stack, index: int) -> list[int]:
         """Return where the frame at the index returns to, and those outside of it, as many as can be watched."""
@@ -225,7 +252,7 @@ class _Cut:
             return None
         return self._seen.original_rax if before == SYSCALL_INSTRUCTION else None
 
-    def _redirect(self, stack: _Stack) -> Applied:
+    def _redirect(self, stack: _Stack) -> Cut:
         """Cut now.
 
         Raises:
@@ -247,8 +274,8 @@ class _Cut:
             chain.call(site.take_gil, victim.thread_state)
         chain.call(site.raise_, victim.exception)
         address, content = chain.build(result, now)
-        times = self._hand.redirect(address, content, site.pieces.pop_saved)
-        return self._applied(Effect.CUT, times, stack, keep)
+        self._hand.redirect(address, content, site.pieces.pop_saved)
+        return Cut(tuple(self._describe(frame) for frame in stack.frames[:keep]), stack.system_call is not None)
 
     def _find_cut(self, stack: _Stack, *, holds_gil: bool) -> tuple[int, int]:
         """Return the index of the frame that is to see its call fail, and what the call is to return."""
@@ -299,16 +326,6 @@ class _Cut:
         runtime = self._site.target.runtime
         gil = read_gil(self._site.target.memory, runtime.layout.gil_runtime_state, self._site.interpreter.gil)
         return gil.holder == self._victim.thread_state
-
-    def _applied(self, effect: Effect, times: Times, stack: _Stack | None = None, keep: int = 0) -> Applied:
-        return Applied(
-            effect,
-            times.stopped_seconds,
-            self._session.version,
-            in_system_call=None if stack is None else stack.system_call is not None,
-            armed_seconds=times.armed_seconds,
-            cut=() if stack is None else tuple(self._describe(frame) for frame in stack.frames[:keep]),
-        )
 
     def _describe(self, frame: NativeFrame) -> str:
         image = frame.code.image

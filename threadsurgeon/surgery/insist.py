@@ -21,21 +21,23 @@ from threadsurgeon.cpython.frames import FrameReader, RawFrame
 from threadsurgeon.cpython.layout import Layout
 from threadsurgeon.cpython.objects import ObjectReader
 from threadsurgeon.debugger import commands
+from threadsurgeon.debugger.commands import Pressed
+from threadsurgeon.debugger.cut_frames import Hand
 from threadsurgeon.debugger.session import Session
 from threadsurgeon.inventory import Target
 from threadsurgeon.linux.perf import perf_events_in_use
 from threadsurgeon.model import Frame
 from threadsurgeon.surgery.async_exception import withdraw_after_failure
+from threadsurgeon.surgery.cut_frames import Cutter, Site
 from threadsurgeon.surgery.interrupt import CHECKS, RAISE, find_return_minus_one, refuse_shadow_stack
 from threadsurgeon.surgery.plan import Examination
+from threadsurgeon.surgery.rest import Rest
 from threadsurgeon.surgery.technique import Applied, Effect, Victim
 
 TRACE_BACK = "PyTraceBack_Here"
 MOST_HITS = 10_000
 # How often code may catch it before its handlers are left out.
 GENTLE = 3
-# Nothing was seen of the exception for this long: it was caught.
-QUIET_SECONDS = 0.1
 
 _EFFECTS = {"unwound": Effect.DELIVERED, "exited": Effect.DELIVERED, "caught": Effect.CAUGHT, "no-check": Effect.NO_CHECK}
 
@@ -58,16 +60,17 @@ def insist(
     victim: Victim,
     deadline_seconds: float,
     *,
+    site: Site | None = None,
     gentle: int = GENTLE,
-    quiet_seconds: float = QUIET_SECONDS,
 ) -> Applied:
     """Raise in the thread until it unwinds down to where threads begin, or the time is over.
 
-    Only for a thread that is known to catch exceptions. On every way out nothing is pending and no breakpoint is left.
+    Only for a thread that is known to catch exceptions. On every way out nothing is pending and no breakpoint is left. Where
+    it sits in C code that never checks for signals, that is cut, if there is a ``site``; the effect is ``NO_CHECK`` if not.
 
     Raises:
         UnsupportedPython: a function that we need is not there.
-        Refused: the thread has a shadow stack.
+        Refused: the thread has a shadow stack, or there was no safe moment to cut it.
         Otherwise as ``raise_async``.
     """
     target = examination.target
@@ -82,17 +85,23 @@ def insist(
         "codes": describe_codes(target.runtime.layout),
         "gentle": gentle,
         "most_hits": MOST_HITS,
-        "quiet_seconds": quiet_seconds,
     }
     deadline = time.monotonic() + deadline_seconds
     arguments = victim.arguments()
+    cut: list[str] = []
     try:
         with perf_events_in_use(), session.custody(victim.pid, victim.tid):
             commands.insist(session, arguments, frames, options)
             while True:
-                patience = min(quiet_seconds, deadline - time.monotonic())
-                stop = session.wait_for_stop(max(0.0, patience)) or session.interrupt()
-                if stop.thread_ended or time.monotonic() >= deadline or not commands.press(session, arguments):
+                rest = Rest(target, examination.sighting)
+                stop = session.wait_for_stop(max(0.0, deadline - time.monotonic()), until=rest.has_come)
+                if (stop or session.interrupt()).thread_ended or time.monotonic() >= deadline:
+                    break
+                pressed = commands.press(session, arguments, rested=stop is None)
+                if pressed is Pressed.DEAF and site is not None:
+                    cut += _cut(session, victim, site, deadline)
+                    pressed = commands.press(session, arguments, rested=False)
+                if pressed is not Pressed.RUNNING:
                     break
             relented = commands.relent(session, arguments)
     except BaseException:
@@ -105,7 +114,14 @@ def insist(
         armed_seconds=relented.armed_seconds,
         rounds=relented.rounds,
         skipped=_resolve(target, relented.skipped),
+        cut=tuple(cut),
     )
+
+
+def _cut(session: Session, victim: Victim, site: Site, deadline: float) -> tuple[str, ...]:
+    hand = Hand(session, victim.arguments())
+    made = Cutter(victim, site, hand, hand.look()).perform(deadline)
+    return () if made is None else made.frames
 
 
 def describe_frames(target: Target, victim: Victim) -> dict[str, Any]:
