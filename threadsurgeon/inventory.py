@@ -6,14 +6,13 @@ Nothing is stopped, traced or written.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from threadsurgeon.cpython.frames import TAG_MASK, FrameReader, RawFrame
+from threadsurgeon.cpython.frames import TAG_MASK, RawFrame
 from threadsurgeon.cpython.objects import ObjectReader
-from threadsurgeon.cpython.reading import walk_together
 from threadsurgeon.cpython.runtime import Runtime, find_runtime
+from threadsurgeon.cpython.stacks import Stack, read_stacks
 from threadsurgeon.cpython.thread_objects import ThreadObject, read_thread_objects
 from threadsurgeon.cpython.threads import (
     Interpreter,
@@ -22,7 +21,7 @@ from threadsurgeon.cpython.threads import (
     list_thread_states,
     read_gil,
     read_main_ident,
-    read_thread_state,
+    refresh_thread_state,
 )
 from threadsurgeon.errors import (
     NativeThread,
@@ -33,27 +32,20 @@ from threadsurgeon.errors import (
     UnreadableTarget,
     UnsupportedPython,
 )
+from threadsurgeon.linux.cpu_shares import CpuShares
 from threadsurgeon.linux.mappings import iterate_images
 from threadsurgeon.linux.memory import BadAddress, ProcessMemory
 from threadsurgeon.linux.process import (
     STATES,
-    CpuClock,
     Status,
     Task,
     iterate_tasks,
-    read_process_cpu_time,
+    list_tids,
     read_status,
     read_task,
 )
 from threadsurgeon.linux.pthread import find_tid_offset, read_tids
 from threadsurgeon.model import Frame, Listing, Python, Thread
-
-# A running thread changes its frames while we read them; a stack that was torn is read again this often.
-STACK_TRIES = 4
-# CPU shares are measured over at least this long: the kernel accounts a running thread's time at each tick of 1 to 10 ms.
-CPU_SECONDS = 0.05
-# A process that uses less than this share of one CPU has no thread that uses 1 %.
-IDLE_SHARE = 0.01
 
 
 class Sighting(NamedTuple):
@@ -62,13 +54,6 @@ class Sighting(NamedTuple):
     thread: Thread
     state: ThreadState
     raw_frames: tuple[RawFrame, ...]
-
-
-class _Stack(NamedTuple):
-    """The same frames twice: for people, and as addresses."""
-
-    frames: tuple[Frame, ...]
-    raw: list[RawFrame]
 
 
 class Target:
@@ -129,16 +114,17 @@ class Target:
             raise UnreadableTarget(f"process {self.pid} became another program while it was read: {error}") from None
 
     def _list_threads(self) -> Listing:
-        began, cpu_before = time.monotonic(), read_process_cpu_time(self.pid)
+        cpu_shares = CpuShares(self.pid)
         interpreters, states, tids = self._list_states()
         stacks = self._read_stacks(states)
+        cpu_shares.watch(list_tids(self.pid))
         by_tid = _choose_states(states, tids, stacks)
         main_ident = read_main_ident(self.memory, self.runtime)
         holders = self._find_holders(interpreters)
         names = self._read_names(interpreters)
         tasks = list(iterate_tasks(self.pid))
         self.check_is_same()
-        cpu_percent = self._measure_cpu(tasks, began, cpu_before)
+        cpu_percent = cpu_shares.finish([task.tid for task in tasks])
         threads = []
         for task in tasks:
             namespace_tid = self._find_namespace_tid(task)
@@ -197,7 +183,7 @@ class Target:
         """
         task = read_task(self.pid, tid)
         namespace_tid = self._find_namespace_tid(task)
-        fresh = self._find_state(namespace_tid) if state is None else self._refresh(state)
+        fresh = self._find_state(namespace_tid) if state is None else refresh_thread_state(self.memory, self.runtime, state)
         if fresh is None:
             raise NativeThread(
                 f"thread {tid} ({task.native_name}) of process {self.pid} has no Python state: it is a native thread",
@@ -241,13 +227,6 @@ class Target:
                     if self._find_namespace_tid(task) == tids[state.address]:
                         return self.see(task.tid, state=state).thread
         return None
-
-    def _refresh(self, state: ThreadState) -> ThreadState | None:
-        try:
-            fresh = read_thread_state(self.memory, self.runtime, state.interpreter, state.address)
-        except BadAddress:
-            return None
-        return fresh if fresh is not None and fresh.ident == state.ident else None
 
     def _find_state(self, namespace_tid: int) -> ThreadState | None:
         _, states, tids = self._list_states()
@@ -330,41 +309,12 @@ class Target:
             ).items()
         }
 
-    def _measure_cpu(self, tasks: list[Task], began: float, cpu_before: float | None) -> dict[int, float | None]:
-        """Return the CPU share of each thread in percent.
-
-        Where the process as a whole has used next to none since ``began``, no thread has, and nobody needs to wait and look.
-        """
-        cpu_now = read_process_cpu_time(self.pid)
-        if cpu_before is not None and cpu_now is not None and cpu_now - cpu_before < IDLE_SHARE * (time.monotonic() - began):
-            return dict.fromkeys([task.tid for task in tasks], 0.0)
-        clock = CpuClock(self.pid, [task.tid for task in tasks])
-        clock.wait(CPU_SECONDS)
-        return {task.tid: clock.percent(task.tid) for task in tasks}
-
-    def _read_stacks(self, states: list[ThreadState]) -> dict[int, _Stack]:
-        """Return each thread's frames, innermost first, by the address of its thread state."""
-        # A reader remembers code objects by their addresses, which is right for one look only.
-        reader = FrameReader(self.memory, ObjectReader(self.runtime.layout), self._code_type)
-        stacks = {state.address: _Stack((), []) for state in states}
-        waiting = states
-        for _ in range(STACK_TRIES):
-            raw = walk_together(self.memory, (reader.walk_frames(state.content) for state in waiting))
-            resolved = reader.resolve(stack or [] for stack in raw)
-            torn = []
-            for state, raw_stack, stack in zip(waiting, raw, resolved, strict=True):
-                if raw_stack is None or stack is None:
-                    torn.append(state)
-                else:
-                    stacks[state.address] = _Stack(stack, raw_stack)
-            waiting = [fresh for fresh in map(self._refresh, torn) if fresh is not None]
-            if not waiting:
-                break
-        return stacks
+    def _read_stacks(self, states: list[ThreadState]) -> dict[int, Stack]:
+        return read_stacks(self.memory, self.runtime, self._code_type, states)
 
 
 def _choose_states(
-    states: list[ThreadState], tids: dict[int, int], stacks: dict[int, _Stack]
+    states: list[ThreadState], tids: dict[int, int], stacks: dict[int, Stack]
 ) -> dict[int, ThreadState]:
     """Return the thread state in which each TID is.
 

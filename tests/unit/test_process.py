@@ -13,7 +13,6 @@ from threadsurgeon.errors import NoSuchProcess, NoSuchThread, PermissionDenied
 from threadsurgeon.linux import process
 from threadsurgeon.linux.process import (
     CLOCK_TICKS,
-    CpuClock,
     SystemCall,
     find_process,
     is_alive,
@@ -289,38 +288,3 @@ def test_unknown_cpu_time_is_none(fake_proc, text):
     fake_proc(text)
 
     assert read_cpu_time(42, 43) is None
-
-
-def test_cpu_share_tells_the_busy_from_the_idle():
-    """A spinning thread has most of a CPU at least of what is free, a waiting one nothing; a newer one is not known."""
-    end = threading.Event()
-    idle = threading.Thread(target=end.wait)
-    idle.start()
-    try:
-        clock = CpuClock(os.getpid(), [threading.get_native_id(), idle.native_id])
-        deadline = time.thread_time() + 0.05
-        while time.thread_time() < deadline:
-            pass
-        busy, waiting = clock.percent(threading.get_native_id()), clock.percent(idle.native_id)
-        if busy is None:
-            pytest.skip("the kernel does not tell CPU times")
-
-        assert 5 < busy <= 100
-        assert waiting < 5
-        assert clock.percent(NO_SUCH_ID) is None
-    finally:
-        end.set()
-        idle.join()
-
-
-def test_cpu_share_of_an_ended_thread_is_none():
-    """It ran when the clock was made."""
-    end = threading.Event()
-    thread = threading.Thread(target=end.wait)
-    thread.start()
-    clock = CpuClock(os.getpid(), [thread.native_id])
-    end.set()
-    thread.join()
-    wait_until(lambda: thread.native_id not in list_tids(os.getpid()))
-
-    assert clock.percent(thread.native_id) is None

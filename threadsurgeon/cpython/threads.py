@@ -143,6 +143,15 @@ def read_thread_state(memory: Memory, runtime: Runtime, interpreter: Interpreter
     return ThreadState(address, interpreter, _pointer(content, layout.thread_id)[0], native, content)
 
 
+def refresh_thread_state(memory: Memory, runtime: Runtime, state: ThreadState) -> ThreadState | None:
+    """Return the same thread's state as it is now, None if the thread has left it."""
+    try:
+        fresh = read_thread_state(memory, runtime, state.interpreter, state.address)
+    except BadAddress:
+        return None
+    return fresh if fresh is not None and fresh.ident == state.ident else None
+
+
 def read_gil(memory: Memory, layout: GilRuntimeState, address: int) -> Gil:
     """Return who holds the GIL at this moment."""
     content = memory.read(address, layout.size)

@@ -185,28 +185,6 @@ def read_process_cpu_time(pid: int) -> float | None:
         return None
 
 
-class CpuClock:
-    """Measures the CPU share of threads between its making and a later moment."""
-
-    def __init__(self, pid: int, tids: list[int]) -> None:
-        self._pid = pid
-        self.since = time.monotonic()
-        self._before = {tid: (time.monotonic(), read_cpu_time(pid, tid)) for tid in tids}
-
-    def wait(self, seconds: float) -> None:
-        """Wait until this long since its making."""
-        time.sleep(max(0.0, self.since + seconds - time.monotonic()))
-
-    def percent(self, tid: int) -> float | None:
-        """Return the share of one CPU that the thread has used since, 0 to 100; None for a thread that is newer."""
-        since, before = self._before.get(tid, (0.0, None))
-        now = read_cpu_time(self._pid, tid)
-        elapsed = time.monotonic() - since
-        if before is None or now is None or elapsed <= 0:
-            return None
-        return min(100.0, round(100 * (now - before) / elapsed, 1))
-
-
 def read_system_call(pid: int, tid: int) -> SystemCall | None:
     """Return the system call the thread sits in, or None while it runs or where the kernel does not tell.
 
