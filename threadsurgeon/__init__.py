@@ -22,10 +22,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from threadsurgeon.audit import Journal
-    from threadsurgeon.model import Diagnosis, Listing, Plan, Report, Rung, Thread
+    from threadsurgeon.model import Diagnosis, Listing, Plan, Report, Rung, Thread, WaitGraph
     from threadsurgeon.surgery.ladder import Policy
 
-__all__ = ["DEFAULT_TIMEOUT_SECONDS", "__version__", "cancel", "diagnose", "find_thread", "kill", "list_threads", "plan"]
+__all__ = [
+    "DEFAULT_TIMEOUT_SECONDS",
+    "__version__",
+    "cancel",
+    "diagnose",
+    "find_locks",
+    "find_thread",
+    "kill",
+    "list_threads",
+    "plan",
+]
 
 DEFAULT_TIMEOUT_SECONDS = 5.0
 
@@ -52,6 +62,17 @@ def find_thread(tid: int | str, *, pid: int | None = None) -> Thread:
 
     pid, tid = select_thread(pid, str(tid))
     return Target(pid).see(tid).thread
+
+
+def find_locks(pid: int) -> WaitGraph:
+    """Return which threads of a process wait for what, who holds it, deadlocks, and advice. The process is only looked at.
+
+    Raises:
+        ThreadsurgeonError: no such process, not CPython, not supported, or not permitted.
+    """
+    from threadsurgeon.locks.look import find_wait_graph
+
+    return find_wait_graph(pid)
 
 
 def diagnose(pid: int | None = None) -> Diagnosis:

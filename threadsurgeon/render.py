@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from threadsurgeon.errors import ThreadsurgeonError
-from threadsurgeon.model import CheckStatus, Diagnosis, Frame, Listing, Outcome, Plan, Report, Thread
+from threadsurgeon.model import CheckStatus, Diagnosis, Frame, Listing, Outcome, Plan, Report, Thread, WaitGraph
 
 # A pipe has no width: nothing is cut or folded for it.
 PIPE_WIDTH = 100_000
@@ -157,6 +157,32 @@ def print_diagnosis(console: Console, diagnosis: Diagnosis) -> None:
     where = "here" if diagnosis.pid is None else f"on process {diagnosis.pid}"
     verdict = "[green]operating works" if diagnosis.ok else "[bold red]operating would not work"
     console.print(f"{verdict} {where}[/]")
+
+
+def print_locks(console: Console, graph: WaitGraph) -> None:
+    """Print who waits for what, what is wrong with that, and what to type next."""
+    from threadsurgeon.locks.story import summarise, tell
+
+    style = "bold red" if graph.deadlocks else "default"
+    console.print(f"[bold]process {graph.pid}[/]: [{style}]{_plain(summarise(graph))}[/]", soft_wrap=True)
+    for warning in graph.warnings:
+        console.print(f"[yellow]warning:[/] {_plain(warning)}", soft_wrap=True)
+    for heading, lines in tell(graph):
+        console.print(f"\n[bold]{_plain(heading)}[/]")
+        for line in lines:
+            console.print(f"  {_plain(line)}", soft_wrap=True)
+    if graph.advice:
+        console.print("\n[bold]what to do[/]")
+    for advice in graph.advice:
+        console.print(f"  {_plain(advice.text)}", soft_wrap=True)
+        console.print(f"      [cyan]{_plain(advice.command)}[/]", soft_wrap=True)
+
+
+def print_drawing(console: Console, graph: WaitGraph) -> None:
+    """Print who waits for what in the language of graphviz."""
+    from threadsurgeon.locks.story import draw
+
+    console.out(draw(graph), highlight=False)
 
 
 def print_error(error: ThreadsurgeonError, console: Console | None = None) -> None:

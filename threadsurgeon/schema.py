@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from threadsurgeon.model import Diagnosis, Frame, Listing, Plan, Report, Thread
+from threadsurgeon.model import Diagnosis, Frame, Listing, Plan, Report, Thread, WaitGraph
 
 SCHEMA = 1
 
@@ -113,6 +113,24 @@ def dump_diagnosis(diagnosis: Diagnosis) -> str:
                 {"name": check.name, "status": check.status.value, "value": check.value, "remedy": check.remedy}
                 for check in diagnosis.checks
             ],
+        }
+    )
+
+
+def dump_locks(graph: WaitGraph) -> str:
+    """Return who waits for what as JSON text."""
+    return _dump(
+        {
+            "schema": SCHEMA,
+            "pid": graph.pid,
+            "locks": [{**lock._asdict(), "waiters": list(lock.waiters)} for lock in graph.locks],
+            "edges": [edge._asdict() for edge in graph.edges],
+            "deadlocks": [
+                {"threads": list(deadlock.threads), "locks": list(deadlock.locks), "proven": deadlock.proven}
+                for deadlock in graph.deadlocks
+            ],
+            "advice": [advice._asdict() for advice in graph.advice],
+            "warnings": list(graph.warnings),
         }
     )
 

@@ -13,7 +13,7 @@ LAYERS = [
     {"cli", "prompt", "render", "schema"},
     {"__init__"},
     {"doctor", "audit"},
-    {"surgery"},
+    {"surgery", "locks"},
     {"selection", "inventory"},
     {"cpython", "debugger"},
     {"linux"},

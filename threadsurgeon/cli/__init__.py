@@ -11,6 +11,7 @@ import click
 
 import threadsurgeon
 from threadsurgeon.cli.doctor import doctor
+from threadsurgeon.cli.locks import locks
 from threadsurgeon.cli.look import attach, list_command, stack
 from threadsurgeon.cli.operate import cancel, kill
 from threadsurgeon.errors import ThreadsurgeonError
@@ -46,5 +47,5 @@ def cli(verbose: int) -> None:
         logging.basicConfig(level=level, format="%(relativeCreated)7.1f ms %(name)s: %(message)s")
 
 
-for command in (list_command, stack, cancel, kill, attach, doctor):
+for command in (list_command, stack, locks, cancel, kill, attach, doctor):
     cli.add_command(command)

@@ -17,9 +17,9 @@ from threadsurgeon.errors import UnsupportedPython
 from threadsurgeon.linux.memory import BadAddress, Memory
 
 SINCE = (3, 13)
-_ATTRIBUTES = ("_os_thread_handle", "_handle")  # of threading.Thread: 3.14 on, 3.13
+ATTRIBUTES = ("_os_thread_handle", "_handle")  # of threading.Thread: 3.14 on, 3.13
 # Modules/_threadmodule.c, 3.13 to 3.15: two list nodes, ident, os_handle, has_os_handle, state, mutex, thread_is_exiting.
-_IDENT, _STATE, _EXITING, _SIZE = 32, 48, 57, 72
+_IDENT, _STATE, EXITING, _SIZE = 32, 48, 57, 72
 _RUNNING = struct.pack("<ii", 1, 3)  # has_os_handle, THREAD_HANDLE_RUNNING
 _NOT_SET = (0, 2)  # a PyEvent that nobody, or somebody, waits for
 
@@ -43,14 +43,14 @@ def find_thread_handle(memory: Memory, runtime: Runtime, state: ThreadState) -> 
         for key, thread in walk_alone(memory, read_active(objects, state.interpreter)):
             if objects.parse_int(memory.read(key, objects.int_size)) != state.ident:
                 continue
-            found = walk_alone(memory, objects.read_attributes(thread, *_ATTRIBUTES))
+            found = walk_alone(memory, objects.read_attributes(thread, *ATTRIBUTES))
             for wrapper in found.values():
                 address = int.from_bytes(memory.read(wrapper + runtime.layout.pyobject.size, 8), "little")
                 content = memory.read(address, _SIZE)
                 idents = struct.unpack_from("<QQ", content, _IDENT)
-                running = content.startswith(_RUNNING, _STATE) and content[_EXITING] in _NOT_SET
+                running = content.startswith(_RUNNING, _STATE) and content[EXITING] in _NOT_SET
                 if running and idents == (state.ident, state.ident):
-                    return ThreadHandle(address + _IDENT, address + _EXITING)
+                    return ThreadHandle(address + _IDENT, address + EXITING)
             break
         else:
             return None

@@ -1,0 +1,84 @@
+"""Who holds a lock that keeps no owner: the thread that has entered a ``with`` block on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from threadsurgeon.cpython.held_locks import read_holdings
+from threadsurgeon.cpython.holdings_look import HoldingReader
+from threadsurgeon.cpython.reading import walk_together
+from threadsurgeon.inventory import Sighting, Target
+
+
+class Holder(NamedTuple):
+    """A thread that holds what others wait for, and what that rests on."""
+
+    tid: int
+    proven: bool
+    evidence: str
+
+
+class _Entered(NamedTuple):
+    """A ``with`` block, as one look saw it."""
+
+    sighting: Sighting
+    frame: int
+    torn: bool
+
+
+def find_holders(
+    target: Target, sightings: Sequence[Sighting], wanted: Iterable[int], slept: Callable[[int], bool]
+) -> dict[int, list[Holder]]:
+    """Return who holds each of these locks (or semaphores), by the lock's address.
+
+    ``slept`` says whether a thread has not run since before its frames were read: one look at it is then enough.
+    """
+    wanted = set(wanted)
+    if not wanted or target.runtime.layout.free_threaded:
+        return {}
+    found: dict[int, list[Holder]] = {}
+    for lock, blocks in _find_blocks(target, sightings, wanted).items():
+        holders = {block.sighting.thread.tid: holder for block in blocks if (holder := _judge(target, lock, block, slept))}
+        # A plain lock has one holder. Where two are in a block on it, one of them has released it inside.
+        proven = len(holders) == 1
+        found[lock] = [holder._replace(proven=holder.proven and proven) for holder in holders.values()]
+    return found
+
+
+def _find_blocks(target: Target, sightings: Sequence[Sighting], wanted: set[int]) -> dict[int, list[_Entered]]:
+    """Return the blocks on wanted locks, innermost of each thread first, without those of threads that wait on a Condition."""
+    reader = HoldingReader(target.memory, target.runtime)
+    codes = reader.find_codes(raw for sighting in sightings for raw in sighting.raw_frames)
+    places = [
+        (sighting, index, raw)
+        for sighting in sightings
+        for index, raw in enumerate(sighting.raw_frames)
+        if raw.code in codes
+    ]
+    sights = walk_together(target.memory, (reader.read_entered(raw) for _, _, raw in places))
+    given_up = {
+        (sighting.thread.tid, sight.waits_for) for (sighting, _, _), sight in zip(places, sights, strict=True) if sight
+    }
+    blocks: dict[int, list[_Entered]] = {}
+    for (sighting, index, _), sight in zip(places, sights, strict=True):
+        for block in sight.entered if sight else ():
+            for address in {block.entered.manager, block.lock.address if block.lock else 0} & wanted:
+                # While it waits on a Condition others have the lock.
+                if (sighting.thread.tid, address) not in given_up:
+                    blocks.setdefault(address, []).append(_Entered(sighting, index, bool(sight and sight.torn)))
+    return blocks
+
+
+def _judge(target: Target, lock: int, block: _Entered, slept: Callable[[int], bool]) -> Holder | None:
+    """Return the thread as a holder, None if a closer look says that it is not."""
+    thread = block.sighting.thread
+    evidence = f"thread {thread.tid} is in a `with` block on it, in {thread.frames[block.frame]}"
+    if slept(thread.tid) and not block.torn:
+        return Holder(thread.tid, True, evidence)
+    holdings = read_holdings(target.memory, target.runtime, block.sighting.state, block.sighting.raw_frames)
+    held = next((held for held in holdings.locks if held.address == lock), None)
+    if held is not None:
+        return Holder(thread.tid, held.proven, evidence)
+    entered = any(seen.address == lock and not seen.waits for seen in holdings.blocks)  # a semaphore's
+    return Holder(thread.tid, False, evidence) if entered else None
