@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -11,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from threadsurgeon.debugger.session import GdbError, Session
-from threadsurgeon.debugger.startup import find_gdb
 from threadsurgeon.errors import DebuggerError, ThreadsurgeonError
 from threadsurgeon.linux.memory import BadAddress, ProcessMemory
 from threadsurgeon.linux.permission import find_obstacle
@@ -44,15 +44,15 @@ def check_debugger(session: Session) -> Iterator[Check]:
     except DebuggerError as error:
         yield from report_missing_debugger(error)
         return
-    yield _check_version(session.version)
+    yield _check_version(session)
     with _child() as pid:
         yield from _check_tracing(session, pid)
         yield _check_reading(pid)
 
 
-def _check_version(version: str) -> Check:
-    value = f"gdb {version}, with Python, {find_gdb()}"
-    number = re.match(r"\d+", version)
+def _check_version(session: Session) -> Check:
+    value = f"gdb {session.version}, with Python, {os.readlink(f'/proc/{session.pid}/exe')}"
+    number = re.match(r"\d+", session.version)
     if number is not None and int(number[0]) > NEWEST_TRIED:
         return Check("gdb", WARNING, f"{value}: newer than any that threadsurgeon was tried with")
     return Check("gdb", OK, value)
