@@ -153,7 +153,7 @@ def test_gdb_that_is_not_usable():
 @pytest.mark.parametrize(("version", "status"), [("12.1", OK), ("18.2", OK), ("19.1", WARNING)])
 def test_gdb_of_the_future(version, status):
     """It may work: not tried is not broken."""
-    check = tracing(ts_about=reply({"gdb": version}))["gdb"]
+    check = tracing(ts_about=reply({"gdb": version}), ts_tried=reply({"hit": True}))["gdb"]
 
     assert (check.status, f"gdb {version}" in check.value) == (status, True)
 
