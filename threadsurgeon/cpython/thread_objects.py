@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import NamedTuple
 
 from threadsurgeon.cpython.objects import ObjectReader
@@ -41,10 +42,8 @@ def read_thread_objects(
     }
     if only is not None:
         by_ident = {ident: value for ident, value in by_ident.items() if ident == only}
-    # One instance of each type first: what all instances share (the type, its keys and their names) is then read once.
-    types = memory.read_many([(value + objects.layout.pyobject.ob_type, 8) for value in by_ident.values()])
-    firsts = dict(zip(types, by_ident.values(), strict=True))
-    walk_together(memory, (_read_thread(objects, value, true_address) for value in firsts.values()))
+    # The main thread and one other first: what instances share (types, keys and their names) is then read once.
+    walk_together(memory, (_read_thread(objects, value, true_address) for value in islice(by_ident.values(), 2)))
     threads = walk_together(memory, (_read_thread(objects, value, true_address) for value in by_ident.values()))
     return {ident: thread for ident, thread in zip(by_ident, threads, strict=True) if thread is not None}
 
