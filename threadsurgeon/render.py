@@ -17,6 +17,8 @@ from threadsurgeon.model import CheckStatus, Diagnosis, Frame, Listing, Outcome,
 PIPE_WIDTH = 100_000
 # On a narrower terminal the ident, which is seldom asked for, would leave no room for where a thread is.
 IDENT_WIDTH = 100
+# On a narrower one, where a thread is says more than two cut columns.
+WAITS_WIDTH = 130
 _OUTCOME_STYLES = {
     Outcome.ENDED: "green",
     Outcome.UNWOUND: "green",
@@ -69,6 +71,9 @@ def print_listing(console: Console, listing: Listing, *, stacks: bool) -> None:
     table.add_column("CPU%", justify="right", no_wrap=True)
     table.add_column("CPU s", justify="right", no_wrap=True)
     table.add_column("NOTES", no_wrap=True)
+    with_waits = console.width >= WAITS_WIDTH
+    if with_waits:
+        table.add_column("WAITS FOR")
     table.add_column("WHERE")
     for thread in listing.threads:
         table.add_row(
@@ -79,6 +84,7 @@ def print_listing(console: Console, listing: Listing, *, stacks: bool) -> None:
             f"{thread.cpu_percent:.0f}" if thread.cpu_percent is not None else "-",
             f"{thread.cpu_seconds:.1f}",
             " ".join(_notes(thread)),
+            *([_cut(_wait(thread))] if with_waits else []),
             _cut(_where(thread, shorten=console.is_terminal)),
             style=None if thread.python else "dim",
         )
@@ -97,6 +103,8 @@ def print_thread(console: Console, thread: Thread) -> None:
     console.print(
         f"[bold]thread {thread.tid}[/] {_plain(_name(thread))}: {_state(thread)}" + (f", {notes}" if notes else "")
     )
+    if thread.waits_for:
+        console.print(f"    [cyan]{_plain(thread.waits_for.text)}[/]", soft_wrap=True)
     for frame in thread.frames:
         console.print(f"    {_plain(str(frame))}", soft_wrap=True)
     if not thread.frames:
@@ -195,15 +203,16 @@ def print_error(error: ThreadsurgeonError, console: Console | None = None) -> No
 
 def _plain(text: str) -> str:
     """Return text from the target as text: no markup, no line breaks, nothing that a terminal would obey."""
-    return escape(_printable(text))
+    return escape(printable(text))
 
 
 def _cut(text: str) -> Text:
     """Return text from the target as one line, cut where it does not fit."""
-    return Text(_printable(text), no_wrap=True, overflow="ellipsis")
+    return Text(printable(text), no_wrap=True, overflow="ellipsis")
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """Return text from the target without anything that a terminal would obey."""
     return "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
@@ -226,6 +235,10 @@ def _state(thread: Thread) -> str:
     return "[green]running[/]" if thread.state == "running" else thread.state
 
 
+def _wait(thread: Thread) -> str:
+    return thread.waits_for.text if thread.waits_for else ""
+
+
 def _notes(thread: Thread) -> list[str]:
     notes = []
     if thread.holds_gil:
@@ -236,6 +249,8 @@ def _notes(thread: Thread) -> list[str]:
         notes.append("daemon")
     if thread.pool_worker:
         notes.append("pool")
+    if thread.activity == "stuck":
+        notes.append("stuck")
     if not thread.python:
         notes.append("native")
     if thread.interpreter:

@@ -10,18 +10,21 @@ ROOT = Path(__file__).parents[2]
 # From the top: each may import what stands below its own line, and what stands beside it on the same line.
 LAYERS = [
     {"__main__"},
-    {"cli", "prompt", "render", "schema"},
+    {"cli"},
+    {"tui"},
+    {"render", "schema"},
     {"__init__"},
     {"doctor", "audit"},
     {"surgery", "locks"},
-    {"selection", "inventory"},
+    {"selection", "inventory", "explain"},
     {"cpython", "debugger"},
     {"linux"},
     {"model", "errors", "_version"},
 ]
 ONLY = {
-    "click": {"cli", "prompt"},
-    "rich": {"render", "prompt"},
+    "click": {"cli"},
+    "rich": {"render", "tui"},
+    "textual": {"tui"},
     "pygdbmi": {"debugger"},
     "psutil": {"linux", "inventory", "debugger"},
     "gdb": set(),

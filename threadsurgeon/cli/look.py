@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -48,13 +49,12 @@ def stack(thread: str, pid: int | None, as_json: bool) -> None:
 
 @click.command()
 @click.argument("pid", type=PID)
-@click.pass_context
-def attach(context: click.Context, pid: int) -> None:
-    """List the threads of process PID, and on a terminal take commands: list, stack, cancel, kill, quit."""
-    show("listing", threadsurgeon.list_threads(pid), as_json=False, stacks=False)
-    if all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout)):  # None: closed by our parent
-        from threadsurgeon.prompt import Prompt
+def attach(pid: int) -> None:
+    """Show the threads of process PID as they live, and end those you choose; without a terminal list them once."""
+    on_terminal = all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stdout))  # None: closed
+    if on_terminal and os.environ.get("TERM", "dumb") not in ("dumb", "unknown"):
+        from threadsurgeon import tui
 
-        group = context.find_root().command
-        assert isinstance(group, click.Group)
-        Prompt(pid, group).run()
+        tui.run(pid)
+    else:
+        show("listing", threadsurgeon.list_threads(pid), as_json=False, stacks=False)

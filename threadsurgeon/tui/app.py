@@ -1,0 +1,209 @@
+"""The live view itself: threads, the log of what was done, keys."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from textual import on, work
+from textual.app import App, ComposeResult
+from textual.binding import Binding
+from textual.widgets import Footer, Input, RichLog, Static
+from textual.worker import get_current_worker
+
+from threadsurgeon.errors import ThreadsurgeonError
+from threadsurgeon.model import Listing, Thread
+from threadsurgeon.render import printable
+from threadsurgeon.tui.dialog import OperateDialog
+from threadsurgeon.tui.help import HelpScreen
+from threadsurgeon.tui.process import Process
+from threadsurgeon.tui.rows import SORT_KEYS, Rows
+from threadsurgeon.tui.source import Source
+from threadsurgeon.tui.stack import StackScreen
+from threadsurgeon.tui.table import Lines, ThreadsTable
+
+# The view may cost this share of a core; between two looks it waits accordingly, but not longer than anyone would.
+MOST_CPU_SHARE = 0.015
+SHORTEST_WAIT, LONGEST_WAIT = 1.0, 10.0
+
+
+class LiveView(App[None]):
+    """All threads of one process, again and again."""
+
+    ENABLE_COMMAND_PALETTE = False
+    CSS_PATH = "app.tcss"
+    BINDINGS = [
+        Binding("c", "operate('cancel')", "Cancel"),
+        Binding("k", "operate('kill')", "Kill"),
+        Binding("slash", "filter", "Filter", key_display="/"),
+        Binding("s", "sort", "Sort"),
+        Binding("n", "native", "Native"),
+        Binding("space", "freeze", "Freeze"),
+        Binding("question_mark", "help", "Help", key_display="?"),
+        Binding("q", "quit", "Quit"),
+        Binding("ctrl+c", "quit", show=False, priority=True),
+        Binding("escape", "clear_filter", show=False),
+    ]
+
+    def __init__(self, process: Process) -> None:
+        super().__init__()
+        self._process = process
+        self._source = Source(process.pid)
+        self._rows = Rows()
+        self._listing: Listing | None = None
+        self._sort = "tid"
+        self._native = True
+        self._frozen = False
+        self._ended = ""
+        self._cost = ""
+        self._look_now = threading.Event()
+
+    def compose(self) -> ComposeResult:
+        """Make the parts (textual asks)."""
+        yield Static(id="title", markup=False)
+        yield ThreadsTable()
+        yield Input(id="filter", placeholder="words that stand in a line", compact=True)
+        yield RichLog(id="log", wrap=True, markup=False, highlight=False)
+        yield Footer()
+
+    def on_mount(self) -> None:
+        """Begin to look."""
+        self.query_one("#filter").display = False
+        self.query_one("#log").display = False
+        self.query_one("#log", RichLog).can_focus = False
+        self.query_one(Lines).focus()
+        self._look()
+
+    def on_unmount(self) -> None:
+        """End the wait between two looks."""
+        self._look_now.set()
+
+    # --- looking ---
+
+    @work(thread=True, group="look")
+    def _look(self) -> None:
+        worker = get_current_worker()
+        while not worker.is_cancelled:
+            cpu, began = time.process_time(), time.monotonic()
+            if not self._frozen:
+                try:
+                    listing = self._process.list_threads()
+                except ThreadsurgeonError as error:
+                    self.call_later(self._show_end, str(error))
+                    return
+                if worker.is_cancelled:
+                    return
+                self.call_later(self._take, listing)
+            self._wait(cpu, began)
+
+    def _wait(self, cpu: float, began: float) -> None:
+        """Wait for as long as keeps our share of a core small; drawing counts, which comes after the look."""
+        self._look_now.clear()
+        self._look_now.wait(SHORTEST_WAIT)
+        spent = time.process_time() - cpu
+        self._look_now.wait(min(LONGEST_WAIT, spent / MOST_CPU_SHARE) - SHORTEST_WAIT)
+        seconds = time.monotonic() - began
+        self._cost = f"a look each {seconds:.1f} s costs {100 * (time.process_time() - cpu) / seconds:.1f} % of a core"
+
+    def _take(self, listing: Listing) -> None:
+        self._listing = listing
+        self._rows.update(listing, time.monotonic(), {})
+        self._show()
+
+    def _show(self) -> None:
+        words = self.query_one("#filter", Input).value
+        self.query_one(ThreadsTable).show(self._rows.visible(sort=self._sort, words=words, native=self._native))
+        self.query_one("#title", Static).update(self._describe())
+
+    def _describe(self) -> str:
+        listing = self._listing
+        if listing is None:
+            return ""
+        threads = len(listing.threads)
+        native = sum(not thread.python for thread in listing.threads)
+        facts = [
+            f"process {listing.pid}: CPython {printable(listing.python.version)}, {threads} threads, {native} native",
+            f"GIL held by {listing.gil_holder}" if listing.gil_holder else "GIL free",
+            *(["frozen"] if self._frozen else []),
+            *([] if self._native else ["native hidden"]),
+            *([] if self._sort == "tid" else [f"by {self._sort}"]),
+            *([self._cost] if self._cost else []),
+        ]
+        return printable(self._ended) or " · ".join(facts)
+
+    def _show_end(self, reason: str) -> None:
+        self._ended = f"{reason} (q to leave)"
+        self._rows.end()
+        self._show()
+
+    # --- keys ---
+
+    @property
+    def _chosen(self) -> Thread | None:
+        if isinstance(self.screen, StackScreen):
+            return self.screen.thread
+        return self.screen_stack[0].query_one(ThreadsTable).chosen
+
+    @on(Lines.Chosen)
+    def action_stack(self) -> None:
+        """Show the stack of the chosen thread."""
+        thread = self._chosen
+        if thread is not None:
+            self.push_screen(StackScreen(self._process, thread, self._source))
+
+    def action_operate(self, command: str) -> None:
+        """Ask before an operation on the chosen thread."""
+        thread = self._chosen
+        if thread is None or self._ended:
+            self.notify("this thread has ended" if thread is None else self._ended)
+            return
+        self.push_screen(OperateDialog(self._process, command, thread), self._note)
+
+    def _note(self, verdict: str | None) -> None:
+        self._look_now.set()
+        if verdict:
+            log = self.screen_stack[0].query_one("#log", RichLog)
+            log.display = True
+            log.write(f"{time.strftime('%H:%M:%S')}  {verdict}")
+
+    def action_filter(self) -> None:
+        """Let the user type words; only lines that have them all are shown."""
+        words = self.query_one("#filter", Input)
+        words.display = True
+        words.focus()
+
+    def action_clear_filter(self) -> None:
+        """Show all lines again."""
+        words = self.query_one("#filter", Input)
+        words.value = ""
+        words.display = False
+        self.query_one(Lines).focus()
+
+    @on(Input.Changed, "#filter")
+    def _filter_changed(self) -> None:
+        self._show()
+
+    @on(Input.Submitted, "#filter")
+    def _filter_entered(self) -> None:
+        self.query_one(Lines).focus()
+
+    def action_sort(self) -> None:
+        """Sort by the next column."""
+        names = list(SORT_KEYS)
+        self._sort = names[(names.index(self._sort) + 1) % len(names)]
+        self._show()
+
+    def action_native(self) -> None:
+        """Hide native threads, or show them."""
+        self._native = not self._native
+        self._show()
+
+    def action_freeze(self) -> None:
+        """Stop looking, or go on."""
+        self._frozen = not self._frozen
+        self._look_now.set()
+        self._show()
+
+    def action_help(self) -> None:
+        """Show what the keys and columns mean."""
+        self.push_screen(HelpScreen())
