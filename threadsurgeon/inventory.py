@@ -32,6 +32,7 @@ from threadsurgeon.errors import (
     UnreadableTarget,
     UnsupportedPython,
 )
+from threadsurgeon.explain import Subject, explain_waits
 from threadsurgeon.linux.cpu_shares import CpuShares
 from threadsurgeon.linux.mappings import iterate_images
 from threadsurgeon.linux.memory import BadAddress, ProcessMemory
@@ -45,7 +46,7 @@ from threadsurgeon.linux.process import (
     read_task,
 )
 from threadsurgeon.linux.pthread import find_tid_offset, read_tids
-from threadsurgeon.model import Frame, Listing, Python, Thread
+from threadsurgeon.model import Frame, Listing, Python, Thread, Wait
 
 
 class Sighting(NamedTuple):
@@ -124,6 +125,7 @@ class Target:
         names = self._read_names(interpreters)
         tasks = list(iterate_tasks(self.pid))
         self.check_is_same()
+        waits = self._explain(tasks, by_tid, stacks)
         cpu_percent = cpu_shares.finish([task.tid for task in tasks])
         threads = []
         for task in tasks:
@@ -139,6 +141,7 @@ class Target:
                 threads.append(
                     self._describe(task, namespace_tid, main_ident, percent, state, known, frames, holds_gil)
                 )
+        threads = [thread._replace(waits_for=waits.get(thread.tid)) for thread in threads]
         threads.sort(key=lambda thread: (not thread.main, thread.tid))
         holding = [thread.tid for thread in threads if thread.holds_gil]
         return Listing(
@@ -201,6 +204,9 @@ class Target:
             stack.frames,
             fresh.address in self._find_holders([fresh.interpreter]),
         )
+        if state is None:
+            waits = self._explain([task], {namespace_tid: fresh}, {fresh.address: stack})
+            thread = thread._replace(waits_for=waits.get(tid))
         return Sighting(thread, fresh, tuple(stack.raw))
 
     def read_first_local(self, frame: RawFrame) -> int:
@@ -276,6 +282,19 @@ class Target:
             pool_worker=is_pool_worker(frames),
             frames=frames,
         )
+
+    def _explain(
+        self, tasks: list[Task], by_tid: dict[int, ThreadState], stacks: dict[int, Stack]
+    ) -> dict[int, Wait]:
+        """Return what the threads wait for, by TID."""
+        subjects = []
+        for task in tasks:
+            state = by_tid.get(self._find_namespace_tid(task))
+            if state is None:
+                subjects.append(Subject(task))
+            else:
+                subjects.append(Subject(task, stacks[state.address].frames, state.interpreter.gil))
+        return explain_waits(self.status, self.memory, subjects, self.runtime.layout.gil_runtime_state.size)
 
     def _find_tids(self, states: list[ThreadState]) -> dict[int, int]:
         if states and states[0].native_thread_id is not None:

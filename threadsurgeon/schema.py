@@ -157,6 +157,8 @@ def _facts(thread: Thread) -> dict[str, Any]:
         "cpu_seconds": thread.cpu_seconds,
         "holds_gil": thread.holds_gil,
         "pool_worker": thread.pool_worker,
+        "activity": thread.activity,
+        "waits_for": None if thread.waits_for is None else thread.waits_for._asdict(),
     }
 
 

@@ -112,10 +112,10 @@ def test_piped_listing_is_whole(piped):
     lines = text.splitlines()
 
     assert lines[0] == "process 4711: CPython 3.12.1, 3 threads, 1 of them native, GIL held by thread 4712"
-    assert lines[1].split() == ["TID", "IDENT", "NAME", "STATE", "CPU%", "CPU", "s", "NOTES", "WHERE"]
+    assert lines[1].split() == ["TID", "IDENT", "NAME", "STATE", "CPU%", "CPU", "s", "NOTES", "WAITS", "FOR", "WHERE"]
     assert " ".join(lines[2].split()) == "4711 0x7f0000000001 MainThread sleeping 0 1.2 main main (/app/main.py:10)"
     assert lines[3].split()[:6] == ["4712", "0x7f0000000002", "n" * 300, "running", "100", "61.0"]
-    assert lines[3].endswith(f"GIL daemon pool  {'f' * 300} ({'/d' * 300}:7)")
+    assert " ".join(lines[3].split()).endswith(f"GIL daemon pool {'f' * 300} ({'/d' * 300}:7)")
     assert lines[4].split() == ["4713", "-", "(gmain)", "sleeping", "-", "0.0", "native"]
     assert "\x1b" not in text
     assert [line for line in lines if line != line.rstrip()] == []

@@ -88,6 +88,11 @@ def read_file(path: str, size: int = 16384, *, folder: int | None = None) -> byt
         os.close(descriptor)
 
 
+def read_link(path: str) -> str:
+    """Return what a link in ``/proc`` leads to, as text; errors as ``os.readlink``."""
+    return os.readlink(os.fsencode(path)).decode(errors="replace")
+
+
 def read_status(task: int) -> Status:
     """Return the status of a process or of one of its threads.
 
@@ -236,6 +241,15 @@ def _parse_system_call(text: bytes) -> SystemCall | None:
     return SystemCall(int(number), tuple(arguments), stack_pointer, program_counter)
 
 
+def read_kernel_function(pid: int, tid: int) -> str | None:
+    """Return the kernel's function in which a thread waits; None while it runs, and where we may not know."""
+    try:
+        function = read_file(f"/proc/{pid}/task/{tid}/wchan", 128).decode("ascii", "replace")
+    except OSError:
+        return None
+    return function if function.strip("0") else None
+
+
 def find_process(task: int) -> int:
     """Return the PID of the process that the thread belongs to.
 
@@ -248,6 +262,14 @@ def find_process(task: int) -> int:
         raise NoSuchThread(
             f"there is no thread {task}", hint="list the threads of a process with: threadsurgeon list PID"
         ) from None
+
+
+def describe_process(pid: int) -> str | None:
+    """Return ``process 812 (cat)``, None once it has ended or where we may not look."""
+    try:
+        return f"process {pid} ({read_status(pid).name})"
+    except (NoSuchProcess, PermissionDenied):
+        return None
 
 
 def is_alive(pid: int) -> bool:
