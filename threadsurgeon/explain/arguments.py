@@ -1,0 +1,102 @@
+"""What the arguments of a system call point to, read from the target's memory while the thread sits in the call."""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from threadsurgeon.linux.memory import BadAddress, Memory
+
+MAX_DESCRIPTORS = 1024  # of poll and select: FD_SETSIZE
+MAX_PATH = 4096  # PATH_MAX
+PAGE = 4096
+_TIMESPEC = struct.Struct("<qq")
+_POLLFD = struct.Struct("<iHH")
+
+
+class Timeout(NamedTuple):
+    """When a call returns by itself: ``seconds`` after it began, or with a ``clock`` when that shows ``seconds``."""
+
+    seconds: float
+    clock: int | None = None
+
+
+def read_time(memory: Memory, address: int, *, unit: float = 1e-9) -> float | None:
+    """Return the seconds in a ``struct timespec``, or with ``unit`` 1e-6 in a ``struct timeval``; None if unreadable."""
+    try:
+        seconds, fraction = _TIMESPEC.unpack(memory.read(address, 16))
+    except BadAddress:
+        return None
+    return float(seconds + fraction * unit)
+
+
+def read_timeout(memory: Memory, address: int, *, clock: int | None = None, unit: float = 1e-9) -> Timeout | None:
+    """Return the timeout that a pointer leads to; None for none."""
+    seconds = read_time(memory, address, unit=unit) if address else None
+    return None if seconds is None else Timeout(seconds, clock)
+
+
+def count_milliseconds(argument: int) -> Timeout | None:
+    """Return the timeout of a poll or epoll_wait: an int, negative for none."""
+    milliseconds = signed(argument)
+    return None if milliseconds < 0 else Timeout(milliseconds / 1000)
+
+
+def seconds_left(timeout: Timeout, waited: float | None) -> float | None:
+    """Return how long until the call returns by itself; None where that would take knowing how long it has waited."""
+    if timeout.clock is not None:
+        return max(0.0, timeout.seconds - time.clock_gettime(timeout.clock))
+    return None if waited is None else max(0.0, timeout.seconds - waited)
+
+
+def read_poll(memory: Memory, address: int, count: int) -> list[int]:
+    """Return the descriptors of an array of ``struct pollfd``."""
+    count = min(count, MAX_DESCRIPTORS)
+    try:
+        content = memory.read(address, count * _POLLFD.size) if count else b""
+    except BadAddress:
+        return []
+    return [number for number, _, _ in _POLLFD.iter_unpack(content) if number >= 0]
+
+
+def read_sets(memory: Memory, addresses: tuple[int, ...], count: int) -> list[int]:
+    """Return the descriptors below ``count`` that are in any of some ``fd_set``s."""
+    count = min(count, MAX_DESCRIPTORS)
+    size = (count + 63) // 64 * 8  # whole words, as the kernel reads them
+    members = 0
+    for address in addresses:
+        try:
+            members |= int.from_bytes(memory.read(address, size), "little") if address and size else 0
+        except BadAddress:
+            continue
+    return [number for number in range(count) if members >> number & 1]
+
+
+def read_path(memory: Memory, address: int) -> str | None:
+    """Return the text that ends with a zero byte; None where it is not readable."""
+    path = b""
+    for start, size in _pages(address):
+        try:
+            path += memory.read(start, size)
+        except BadAddress:
+            return None
+        text, end, _ = path.partition(b"\0")
+        if end:
+            return text.decode(errors="replace")
+    return None
+
+
+def _pages(address: int) -> Iterator[tuple[int, int]]:
+    """Yield the parts of MAX_PATH bytes: what follows the page that a path ends in may not be mapped."""
+    end = address + MAX_PATH
+    while address < end:
+        size = min(PAGE - address % PAGE, end - address)
+        yield address, size
+        address += size
+
+
+def signed(argument: int) -> int:
+    """Return an argument of type ``int``, of which only the lower half of the register counts."""
+    return (argument & 0xFFFFFFFF ^ 0x80000000) - 0x80000000
