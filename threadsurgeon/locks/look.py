@@ -87,7 +87,8 @@ class _Look:
         edges.sort(key=lambda edge: (edge.waiter, edge.holder or 0))
         resources = {wait.resource.address: wait.resource for wait in waits}
         locks = tuple(_make_lock(address, group, resources.get(address)) for address, group in _group(edges).items())
-        deadlocks = find_deadlocks(edges)
+        # One look at threads that move would see circles that never were.
+        deadlocks = find_deadlocks(edge for edge in edges if (edge.proven if edge.kind == "GIL" else same[edge.waiter]))
         threads = tuple(sighting.thread for sighting in self._sightings)
         self._target.check_is_same()
         warnings = [self._target.runtime.problem] if self._target.runtime.problem else []
@@ -178,6 +179,8 @@ class _Look:
         found = holders.get(resource.lock, [])
         if wait.owner is not None:  # a block of another thread's is none of this lock's any more
             found = [holder for holder in found if holder.tid == wait.owner.tid] or [wait.owner]
+        if not same[tid]:  # it had the lock before, or was on its way to wait
+            found = [holder for holder in found if holder.tid != tid]
         if not found:
             return [Edge(tid, None, resource.address, resource.kind, same[tid], wait.timed, slept)]
         return [

@@ -57,7 +57,7 @@ class ResourceReader:
                 if found is not None:
                     return found
             if innermost.function == "wait" and innermost.type_name == "threading.Condition":
-                return (yield from self._read_waited(_outermost(wait.methods)))
+                return (yield from self._read_waited(_outermost(wait.methods), innermost.address))
         kind = "Lock" if type_name.find(RLOCK) is None else "RLock"
         owner, locked = (None, None) if state is None else (state.owner, state.locked)
         return Resource(kind, wait.address, lock=wait.address, owner=owner, locked=locked)
@@ -71,11 +71,11 @@ class ResourceReader:
         owner = self._objects.parse_int((yield (attributes["owner"], self._objects.int_size)))
         return Resource("import", method.address, owner=max(owner, 0), locked=owner > 0, detail=name)
 
-    def _read_waited(self, method: Method) -> Walk[Resource]:
-        """Return the object whose method waits on its Condition."""
+    def _read_waited(self, method: Method, condition: int) -> Walk[Resource]:
+        """Return the object whose method waits on a Condition."""
         kind = method.type_name.rpartition(".")[2]
-        if kind == "Queue":
-            return Resource(kind, method.address, detail=(yield from self._read_filling(method)))
+        if kind == "Queue":  # which has three: to wait for an item is not to wait for room
+            return Resource(kind, condition, detail=(yield from self._read_filling(method)))
         return Resource(kind, method.address, lock=method.address if kind == "Semaphore" else 0)
 
     def _read_filling(self, method: Method) -> Walk[str]:
