@@ -31,11 +31,12 @@ class Source:
             descriptor = os.open(f"{start}/{file}", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
         except (OSError, ValueError):
             return []
-        with open(descriptor, "rb") as stream:
+        try:
             facts = os.fstat(descriptor)
             if not stat.S_ISREG(facts.st_mode) or facts.st_size > MOST_BYTES:
                 return []
-            try:
-                return stream.read(MOST_BYTES).decode(errors="replace").splitlines()
-            except OSError:
-                return []
+            return os.read(descriptor, MOST_BYTES).decode(errors="replace").splitlines()
+        except OSError:
+            return []
+        finally:
+            os.close(descriptor)
