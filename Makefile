@@ -18,6 +18,8 @@ target := $(if $(TARGET),--python $(TARGET))
 JOBS := 3
 PYTHONS :=
 RUNS := 112
+EXAMPLES := 2000
+OPERATIONS := 1000
 SEED := 1
 pytest := -n $(JOBS) $(if $(PYTHONS),--pythons $(PYTHONS))
 
@@ -26,7 +28,7 @@ define need_gdb
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test integration-test matrix fault-injection bench layouts experiment clean
+.PHONY: help install demo check test integration-test matrix fault-injection fuzz soak bench layouts experiment clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -71,6 +73,13 @@ matrix: install ## which technique ends which victim on which CPython: writes do
 fault-injection: install ## kill gdb, or us, at random moments: does the target live on? [RUNS=112 SEED=1 PYTHONS=3.8,3.14]
 	$(need_gdb)
 	$(BIN)/python tools/fault_injection.py --runs $(RUNS) --seed $(SEED) $(if $(PYTHONS),--pythons $(PYTHONS))
+
+fuzz: install ## memory, files and answers that lie, as often as you like: what is read is never believed [EXAMPLES=2000]
+	THREADSURGEON_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -n $(JOBS) --timeout 0 tests/unit/test_fuzz*.py
+
+soak: install ## a thousand operations on one busy process: does it stay well? [OPERATIONS=1000 SEED=1 PYTHONS=3.8,3.14]
+	$(need_gdb)
+	$(BIN)/python tools/soak.py --operations $(OPERATIONS) --seed $(SEED) $(if $(PYTHONS),--pythons $(PYTHONS))
 
 bench: $(BENCH_STAMP) ## measure beside other tools: writes benchmarks/README.md [BENCH=--quick]
 	$(need_gdb)

@@ -74,6 +74,8 @@ def _evaluate(expression: bytes, registers: Sequence[int | None], memory: Memory
             shift += 7
             if not byte & 0x80:
                 return value - (1 << shift) if signed and byte & 0x40 else value
+            if shift > 70:
+                raise BadExpression("a number does not end")
 
     for _ in range(MAX_STEPS):
         if position >= len(expression):

@@ -22,6 +22,7 @@ _FORMATS = {0x0: "<Q", 0x2: "<H", 0x3: "<I", 0x4: "<Q", 0x9: "<q", 0xA: "<h", 0x
 _TABLE_ENCODING = 0x3B  # relative to the table, signed 32 bits: the only one that linkers write
 _MAX_ENTRY = 1 << 16
 _MAX_STATES = 64
+_MAX_RULES = 256  # x86-64 has numbers for fewer registers; each remembered state is a copy of all
 RETURN_ADDRESS = 16  # its column in the x86-64 ABI
 
 
@@ -270,6 +271,8 @@ def _run(instructions: bytes, fde: Fde, row: Row, initial: Row, *, pc: int | Non
     location = fde.start
     saved: list[Row] = []
     while reader.position < len(instructions):
+        if len(row.rules) > _MAX_RULES:
+            raise BadUnwindInfo("rules for registers that do not exist")
         opcode = reader.unpack("<B")
         high, low = opcode & 0xC0, opcode & 0x3F
         if high == 0x40 or opcode in (0x01, 0x02, 0x03, 0x04):

@@ -18,6 +18,7 @@ NT_GNU_BUILD_ID = 3
 SHN_UNDEF = 0
 STT_FUNC, STT_GNU_IFUNC = 2, 10
 PAGE = mmap.PAGESIZE
+MAX_NAME = 4096  # mangled names get long; one without an end is none
 
 # What following an offset to outside of the file raises; OverflowError where it does not even fit an index.
 _OUTSIDE = (struct.error, OverflowError)
@@ -136,7 +137,8 @@ class ElfFile:
             for name_offset, info, _, section, value, _ in entries:
                 if section != SHN_UNDEF and info & 15 in (STT_FUNC, STT_GNU_IFUNC):
                     start = strings + name_offset
-                    functions[value] = self._data[start : self._data.find(b"\0", start)].decode(errors="replace")
+                    end = self._data.find(b"\0", start, start + MAX_NAME)
+                    functions[value] = self._data[start : max(start, end)].decode(errors="replace")
         except (*_OUTSIDE, KeyError, NotElf):
             pass  # a damaged table: what was found until then
         return functions
