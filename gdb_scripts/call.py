@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gdb
 
-from .machine import WORD, write_number, write_register
+from .machine import WORD, write_number, write_registers
 
 STACK_ALIGNMENT = 16
 
@@ -32,6 +32,4 @@ def call_then_return(function: int, argument: int, *, return_minus_one: int, sta
     for _ in range(2 if misalignment else 1):
         top -= WORD
         write_number(top, return_minus_one)
-    write_register("rsp", top)
-    write_register("rdi", argument)
-    write_register("rip", function)
+    write_registers(rsp=top, rdi=argument, rip=function)

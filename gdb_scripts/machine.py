@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gdb
 
+from . import at_once
+
 WORD = 8
 
 
@@ -22,15 +24,15 @@ def write_register(name: str, value: int) -> None:
 
 
 def write_registers(**values: int) -> None:
-    """Set registers that make sense only together, in this order, as quickly after each other as gdb can.
+    """Set registers that make sense only together, so that no death of gdb can come in between.
 
-    Should gdb be killed in between, the thread would run on with one and without the other.
+    Where gdb's Python cannot do that, one after the other, in this order.
     """
-    gdb.newest_frame().select()
-    gdb.parse_and_eval(", ".join(f"${name} = {value}" for name, value in values.items()))
-    for name, value in values.items():  # gdb might have selected another frame after the first: see above
-        if read_register(name) != value:
-            write_register(name, value)
+    if at_once.AVAILABLE:
+        at_once.exchange_registers(values)
+        return
+    for name, value in values.items():
+        write_register(name, value)
 
 
 def read_number(address: int, size: int = WORD) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .machine import read_number, read_register, write_register
+from .machine import read_number, read_register, write_registers
 
 EINTR = 4
 # What the kernel leaves in rax when it has interrupted a system call that waits: ERESTARTSYS, ERESTARTNOHAND and
@@ -24,6 +24,5 @@ def interrupt_system_call() -> bool:
     """Make a system call that is still waiting return EINTR. One that has a result keeps it: data would be lost."""
     if not waits():
         return False
-    write_register("rax", -EINTR)
-    write_register("orig_rax", -1)  # the kernel shall not start it again
+    write_registers(rax=-EINTR, orig_rax=-1)  # -1: the kernel shall not start it again
     return True

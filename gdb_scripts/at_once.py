@@ -1,0 +1,58 @@
+"""ptrace(2) itself, for what gdb does too late or bit by bit: should it be killed before it is done, the target might die.
+
+The calls come from gdb's own process, which is the tracer. Where gdb's Python has no ctypes it is gdb that does it, later.
+"""
+
+from __future__ import annotations
+
+import os
+
+import gdb
+
+try:
+    import ctypes
+
+    _libc = ctypes.CDLL(None, use_errno=True)
+    _libc.ptrace.restype = ctypes.c_long
+    _libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p]
+except (ImportError, OSError, AttributeError):
+    AVAILABLE = False
+else:
+    AVAILABLE = True
+
+# linux/ptrace.h
+_POKEUSER, _GETREGS, _SETREGS = 6, 12, 13
+
+# offsetof(struct user, u_debugreg[7]): which of the breakpoints are on.
+_DEBUG_CONTROL = 848 + 7 * 8
+
+# struct user_regs_struct, x86-64.
+_REGISTERS = (
+    *("r15", "r14", "r13", "r12", "rbp", "rbx", "r11", "r10", "r9", "r8", "rax", "rcx", "rdx", "rsi", "rdi", "orig_rax"),
+    *("rip", "cs", "eflags", "rsp", "ss", "fs_base", "gs_base", "ds", "es", "fs", "gs"),
+)
+
+
+def disarm() -> None:
+    """Switch the hardware breakpoints of the selected thread off, until gdb sets some again.
+
+    gdb itself writes debug registers only when it lets a thread go on, even those of breakpoints that are deleted.
+    """
+    if AVAILABLE:
+        _ptrace(_POKEUSER, _DEBUG_CONTROL, 0)
+
+
+def exchange_registers(values: dict[str, int]) -> None:
+    """Set all these registers of the selected thread in one system call. Needs ``AVAILABLE``."""
+    registers = (ctypes.c_ulong * len(_REGISTERS))()
+    _ptrace(_GETREGS, 0, ctypes.addressof(registers))
+    for name, value in values.items():
+        registers[_REGISTERS.index(name)] = value
+    _ptrace(_SETREGS, 0, ctypes.addressof(registers))
+    gdb.execute("maintenance flush register-cache", to_string=True)
+
+
+def _ptrace(request: int, address: int, data: int) -> None:
+    tid = gdb.selected_thread().ptid[1]
+    if _libc.ptrace(request, tid, address, data) < 0:
+        raise gdb.GdbError(f"ptrace: {os.strerror(ctypes.get_errno())}")
