@@ -5,10 +5,12 @@ Left open after them: what was written to registers and memory on purpose.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import gdb
+
+from . import at_once
 
 
 @contextmanager
@@ -46,9 +48,26 @@ def detach() -> None:
         gdb.execute("detach", to_string=True)
 
 
+class _HardwareBreakpoint(gdb.Breakpoint):
+    def __init__(self, address: int, thread: int, on_hit: Callable[[], None] | None) -> None:
+        # "thread": one that the victim starts meanwhile is traced as well, but is none of our business. "internal": gdb tells
+        # of others byte by byte, while the thread is stopped.
+        super().__init__(f"*{address:#x} thread {thread}", type=gdb.BP_HARDWARE_BREAKPOINT, internal=True)
+        self._on_hit = on_hit
+
+    def stop(self) -> bool:
+        at_once.disarm()
+        if self._on_hit is not None:
+            self._on_hit()
+        return True
+
+
 @contextmanager
-def hardware_breakpoints(addresses: Sequence[int]) -> Iterator[None]:
+def hardware_breakpoints(addresses: Sequence[int], on_hit: Callable[[], None] | None = None) -> Iterator[None]:
     """Stop the traced thread before it executes any of the addresses; at most four, in its own debug registers.
+
+    ``on_hit`` is called as soon as it has stopped at one, before anybody is told of it; it must not fail. All of them are
+    switched off by then.
 
     Raises:
         gdb.error: the processor or the kernel has not that many.
@@ -56,11 +75,7 @@ def hardware_breakpoints(addresses: Sequence[int]) -> Iterator[None]:
     number = select_thread().num
     breakpoints: list[gdb.Breakpoint] = []
     try:
-        for address in addresses:
-            # "thread": one that the victim starts meanwhile is traced as well, but is none of our business. "internal": gdb
-            # tells of others byte by byte, while the thread is stopped.
-            place = f"*{address:#x} thread {number}"
-            breakpoints.append(gdb.Breakpoint(place, type=gdb.BP_HARDWARE_BREAKPOINT, internal=True))
+        breakpoints.extend(_HardwareBreakpoint(address, number, on_hit) for address in addresses)
         yield
     finally:
         for breakpoint_ in breakpoints:

@@ -17,6 +17,7 @@ from typing import Any
 
 import gdb
 
+from . import at_once
 from .call import call_then_return
 from .code_objects import CodeReader
 from .command import command
@@ -46,6 +47,8 @@ class _Trap(gdb.Breakpoint):
 
     def stop(self) -> bool:
         began = time.monotonic()
+        if self.type == gdb.BP_HARDWARE_BREAKPOINT:  # gdb sets them again when it has stepped over this one
+            at_once.disarm()
         insistence: Insistence = self._hit.__self__
         try:
             return bool(self._hit())

@@ -1,6 +1,7 @@
 """``-ts-arm`` and ``-ts-strike``: make a blocking call return early, and raise where CPython checks for signals.
 
-Between the two commands the thread runs with hardware breakpoints: the one exposed moment. The session watches over it.
+Between the two commands the thread runs with hardware breakpoints: the one exposed moment. The session watches over it. What
+is done at a breakpoint is done before the session hears of it.
 """
 
 from __future__ import annotations
@@ -22,29 +23,48 @@ from .victim import Victim
 class Armed:
     """A thread that runs towards our breakpoints."""
 
-    def __init__(self, victim: Victim, functions: dict[str, int], also_pending: bool) -> None:
+    def __init__(self, victim: Victim, functions: dict[str, int], also_pending: bool, way_out: dict[str, int]) -> None:
         self.victim = victim
         self.functions = {address: name for name, address in functions.items()}
         self.also_pending = also_pending
+        self.way_out = way_out
         self.undo = ExitStack()  # the breakpoints, then the attachment
         self.previous = 0
         self.in_system_call = False
         self.began = time.monotonic()
         self.continued = 0.0
         self.stopped: float | None = None
+        self.hit: str | None = None
+        self.failure: BaseException | None = None
 
-    def on_stop(self, _event: gdb.StopEvent) -> None:
-        """Note when the thread stopped; what to do about it is the session's decision."""
+    def on_hit(self) -> None:
+        """Raise where the thread has just stopped: at once, for as long as it is not done gdb's death may be the target's."""
+        self.on_stop()
+        try:
+            if not self.is_delivered():
+                # The thread holds the GIL here, at a place where CPython expects that an exception is raised.
+                self.hit = self.functions[read_register("rip")]
+                self.victim.withdraw()
+                call_then_return(argument=self.victim.exception, stack_pointer=read_register("rsp"), **self.way_out)
+        except BaseException as error:
+            self.failure = error
+
+    def on_stop(self, _event: gdb.StopEvent | None = None) -> None:
+        """Note when the thread stopped."""
         if self.stopped is None:
             self.stopped = time.monotonic()
 
-    def report(self, result: str, hit: str | None) -> dict[str, Any]:
+    def is_delivered(self) -> bool:
+        """Whether the exception was made pending, and the eval loop has raised it."""
+        return self.also_pending and self.victim.pending() != self.victim.exception
+
+    def report(self, result: str) -> dict[str, Any]:
         """Return what was done, and how long the thread was stopped in all, and armed while it ran; all is over now."""
         now = time.monotonic()
         stopped = now if self.stopped is None else self.stopped
         return {
             "result": result,
-            "hit": hit,
+            "hit": self.hit,
             "in_system_call": self.in_system_call,
             "previous": self.previous,
             "stopped_seconds": self.continued - self.began + now - stopped,
@@ -56,8 +76,10 @@ _armed: Armed | None = None
 
 
 @command("-ts-arm")
-def arm(*, victim: dict[str, Any], functions: dict[str, int], also_pending: bool) -> dict[str, Any]:
-    """Attach, interrupt the system call if the thread waits in one, set the breakpoints, and let the thread run.
+def arm(
+    *, victim: dict[str, Any], functions: dict[str, int], also_pending: bool, set_none: int, return_minus_one: int
+) -> dict[str, Any]:
+    """Attach, interrupt the system call if the thread waits in one, and let it run until one of the functions: raise there.
 
     With ``also_pending`` the exception is made pending in the same stop, for a thread that is between two waits. As the thread
     runs then, gdb answers ``^running`` and drops what a command returns; "strike" reports it all.
@@ -65,13 +87,14 @@ def arm(*, victim: dict[str, Any], functions: dict[str, int], also_pending: bool
     global _armed
     if _armed is not None:
         raise gdb.GdbError("a thread is armed already")
-    armed = Armed(Victim(**victim), functions, also_pending)
+    way_out = {"function": set_none, "return_minus_one": return_minus_one}
+    armed = Armed(Victim(**victim), functions, also_pending, way_out)
     with armed.undo:
         armed.undo.enter_context(attached(armed.victim.tid))
         armed.victim.check()
         armed.previous = armed.victim.set_pending() if also_pending else armed.victim.pending()
         armed.in_system_call = interrupt_system_call()
-        armed.undo.enter_context(hardware_breakpoints(list(armed.functions)))
+        armed.undo.enter_context(hardware_breakpoints(list(armed.functions), armed.on_hit))
         gdb.events.stop.connect(armed.on_stop)
         armed.undo.callback(gdb.events.stop.disconnect, armed.on_stop)
         gdb.execute("continue&", to_string=True)
@@ -82,8 +105,8 @@ def arm(*, victim: dict[str, Any], functions: dict[str, int], also_pending: bool
 
 
 @command("-ts-strike")
-def strike(*, set_none: int, return_minus_one: int) -> dict[str, Any]:
-    """Raise in the stopped thread if it stands at one of the functions; in any case take away the breakpoints and detach.
+def strike() -> dict[str, Any]:
+    """Take the breakpoints away from the stopped thread, detach, and say what came of it.
 
     ``result``: ``raised``; ``delivered`` (the pending exception is gone: the eval loop has raised it); ``exited`` (the
     thread is gone); or ``no-check``.
@@ -92,19 +115,11 @@ def strike(*, set_none: int, return_minus_one: int) -> dict[str, Any]:
     armed, _armed = _armed, None
     if armed is None:
         raise gdb.GdbError("no thread is armed")
-    result, hit = "no-check", None
     with armed.undo:
         if not gdb.selected_inferior().threads():
-            return armed.report("exited", None)
+            return armed.report("exited")
+        if armed.failure is not None:
+            raise armed.failure
         select_thread()
-        hit = armed.functions.get(read_register("rip"))
-        pending = armed.victim.pending()
-        if armed.also_pending and pending != armed.victim.exception:
-            result = "delivered"
-        elif hit is not None:
-            # The thread holds the GIL here, at a place where CPython expects that an exception is raised.
-            armed.victim.withdraw()
-            stack_pointer = read_register("rsp")
-            call_then_return(set_none, armed.victim.exception, return_minus_one=return_minus_one, stack_pointer=stack_pointer)
-            result = "raised"
-    return armed.report(result, hit)
+        result = "raised" if armed.hit is not None else "delivered" if armed.is_delivered() else "no-check"
+    return armed.report(result)

@@ -18,9 +18,6 @@ from threadsurgeon.errors import (
 from threadsurgeon.linux.permission import explain_refusal
 from threadsurgeon.linux.process import is_alive, list_tids, read_status
 
-# Above what a stop takes on a busy machine, below what a service notices.
-STOP_SECONDS = 5.0
-
 
 @dataclass(frozen=True, slots=True)
 class VictimArguments:
@@ -99,15 +96,32 @@ def withdraw(session: Session, victim: VictimArguments) -> Withdrawn:
     return Withdrawn(**_send(session, "-ts-withdraw", victim, {"victim": _fields(victim)}))
 
 
-def arm(session: Session, victim: VictimArguments, functions: Mapping[str, int], *, also_pending: bool) -> None:
-    """Interrupt the system call the thread waits in, set hardware breakpoints, let it run. Leaves gdb attached."""
-    arguments = {"victim": _fields(victim), "functions": dict(functions), "also_pending": also_pending}
+def arm(
+    session: Session,
+    victim: VictimArguments,
+    functions: Mapping[str, int],
+    *,
+    also_pending: bool,
+    set_none: int,
+    return_minus_one: int,
+) -> None:
+    """Interrupt the system call the thread waits in, and let it run until one of the functions; it raises there.
+
+    Leaves gdb attached.
+    """
+    arguments = {
+        "victim": _fields(victim),
+        "functions": dict(functions),
+        "also_pending": also_pending,
+        "set_none": set_none,
+        "return_minus_one": return_minus_one,
+    }
     _send(session, "-ts-arm", victim, arguments, stays_attached=True)
 
 
-def strike(session: Session, victim: VictimArguments, *, set_none: int, return_minus_one: int) -> Struck:
-    """Raise where the stopped thread stands, if that is at a breakpoint; remove the breakpoints and detach."""
-    return Struck(**_send(session, "-ts-strike", victim, {"set_none": set_none, "return_minus_one": return_minus_one}))
+def strike(session: Session, victim: VictimArguments) -> Struck:
+    """Remove the breakpoints from the stopped or ended thread, detach, and say what came of it."""
+    return Struck(**_send(session, "-ts-strike", victim, {}))
 
 
 def insist(session: Session, victim: VictimArguments, frames: Mapping[str, Any], options: Mapping[str, Any]) -> None:
@@ -137,7 +151,7 @@ def _send(
     session: Session, name: str, victim: VictimArguments, arguments: dict[str, Any], *, stays_attached: bool = False
 ) -> dict[str, Any]:
     try:
-        return session.command(name, arguments, timeout_seconds=STOP_SECONDS, stays_attached=stays_attached)
+        return session.command(name, arguments, stays_attached=stays_attached)
     except GdbError as error:
         raise explain(str(error), victim.pid, victim.tid) from None
 

@@ -57,10 +57,17 @@ def interrupt(session: Session, victim: Victim, deadline_seconds: float, *, also
         return pending != victim.exception
 
     with perf_events_in_use(), session.custody(victim.pid, victim.tid):
-        commands.arm(session, arguments, functions, also_pending=also_pending)
+        commands.arm(
+            session,
+            arguments,
+            functions,
+            also_pending=also_pending,
+            set_none=victim.functions[RAISE],
+            return_minus_one=return_minus_one,
+        )
         if session.wait_for_stop(deadline_seconds, until=delivered if also_pending else None) is None:
             session.interrupt()
-        struck = commands.strike(session, arguments, set_none=victim.functions[RAISE], return_minus_one=return_minus_one)
+        struck = commands.strike(session, arguments)
     if struck.result == "exited":
         if not also_pending:
             raise NoSuchThread(f"thread {victim.tid} ended by itself")
