@@ -10,8 +10,6 @@ from threadsurgeon.debugger.commands import VictimArguments, explain
 from threadsurgeon.debugger.session import GdbError, Session
 from threadsurgeon.errors import NoSuchThread
 
-STOP_SECONDS = 5.0
-
 
 @dataclass(frozen=True, slots=True)
 class Seen:
@@ -82,6 +80,6 @@ class Hand:
 
     def _send(self, name: str, arguments: dict[str, Any], *, stays_attached: bool = True) -> dict[str, Any]:
         try:
-            return self._session.command(name, arguments, timeout_seconds=STOP_SECONDS, stays_attached=stays_attached)
+            return self._session.command(name, arguments, stays_attached=stays_attached)
         except GdbError as error:
             raise explain(str(error), self._victim.pid, self._victim.tid) from None

@@ -27,12 +27,14 @@ from pygdbmi import gdbmiparser
 from threadsurgeon.debugger.custody import Custody
 from threadsurgeon.debugger.startup import INSTALL_HINT, find_gdb, gdb_arguments, start_dummy, start_gdb
 from threadsurgeon.errors import DebuggerDied, DebuggerFailed, DebuggerMissing, Refused
+from threadsurgeon.linux.priority import CALLER, before_others
 
 logger = logging.getLogger(__name__)
 
 READY_SECONDS = 20.0
-# Never reached but on a machine that is busy to its limits; a thread that does not stop at all is not waited for longer.
-COMMAND_SECONDS = 10.0
+# Commands take milliseconds. Whoever has no CAP_SYS_NICE waits for processors, too, and to give up early helps nobody then: it
+# is gdb that is to let go of the thread.
+COMMAND_SECONDS = 20.0
 LEAVE_SECONDS = 3.0
 POLL_SECONDS = 0.002
 VICTIM = 1  # gdb counts the threads it traces afresh at each attach
@@ -207,15 +209,16 @@ class Session:
         # Stopped by Ctrl-Z we could not watch over a thread that waits for us.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTSTP})
         try:
-            yield
+            with before_others(self._process.pid, CALLER):
+                try:
+                    yield
+                finally:
+                    if custody.held:
+                        self._leave()
+                    custody.check_released()
         finally:
-            try:
-                if custody.held:
-                    self._leave()
-                custody.check_released()
-            finally:
-                self._custody = None
-                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            self._custody = None
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     def wait_for_stop(self, timeout_seconds: float, *, until: Callable[[], bool] | None = None) -> Stop | None:
         """Wait until the traced thread stops or ends; None when the time is over, or ``until`` says so.
@@ -273,8 +276,10 @@ class Session:
             self._input.close()
         except OSError:
             pass
+        # Killing it is harmless unless breakpoints are set.
+        armed = self._custody is not None and self._custody.armed
         try:
-            self._process.wait(LEAVE_SECONDS)
+            self._process.wait(COMMAND_SECONDS if armed else LEAVE_SECONDS)
         except subprocess.TimeoutExpired:
             logger.warning("gdb does not end by itself: killing it")
             self._process.kill()

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 from threadsurgeon.errors import DebuggerMissing
+from threadsurgeon.linux.trust import find_who_may_replace
 
 INSTALL_HINT = "install gdb 12 or later, built with Python (Debian, Ubuntu: apt install gdb; Fedora: dnf install gdb)"
 
@@ -26,6 +27,9 @@ SETTINGS = (
     "mi-async on",
     # Interrupting a thread is then a SIGSTOP directed at it; otherwise a SIGINT that may reach Python's main thread.
     "non-stop on",
+    # To go on from a breakpoint gdb would otherwise run a copy of the instruction, which it writes over the code at the
+    # program's entry point, for the sake of other traced threads: there are none.
+    "displaced-stepping off",
     "unwindonsignal on",
     "breakpoint pending off",
     "print thread-events off",
@@ -42,11 +46,17 @@ def find_gdb() -> str:
     """Return the path of gdb.
 
     Raises:
-        DebuggerMissing: there is none.
+        DebuggerMissing: there is none; or we are root, and somebody else could have put it there.
     """
     path = shutil.which("gdb")
     if path is None:
         raise DebuggerMissing("there is no gdb on PATH", hint=INSTALL_HINT)
+    danger = find_who_may_replace(path) if os.geteuid() == 0 else None
+    if danger is not None:
+        raise DebuggerMissing(
+            f"root does not run {path}, which others can replace: {danger}",
+            hint="name another one first on PATH: sudo env PATH=/usr/bin:/bin threadsurgeon …; or run as that user",
+        )
     return path
 
 
@@ -86,16 +96,15 @@ def start_gdb(arguments: list[str]) -> subprocess.Popen[bytes]:
         Path(f"/proc/{process.pid}/oom_score_adj").write_text("-900")
     except OSError:
         pass
-    try:  # on a busy machine a thread would stay stopped for as long as gdb waits for its turn: needs CAP_SYS_NICE
-        os.setpriority(os.PRIO_PROCESS, process.pid, -15)
-    except OSError:
-        pass
     return process
 
 
 def start_dummy() -> subprocess.Popen[bytes] | None:
     """Start a process that does nothing and ends when we do, for gdb to warm up with; None where that is not possible."""
+    cat = shutil.which("cat", path=os.defpath)  # the system's, whatever PATH says
+    if cat is None:
+        return None
     try:
-        return subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S607
+        return subprocess.Popen([cat], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     except OSError:
         return None

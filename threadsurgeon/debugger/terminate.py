@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from threadsurgeon.debugger.commands import STOP_SECONDS, VictimArguments, explain
+from threadsurgeon.debugger.commands import VictimArguments, explain
 from threadsurgeon.debugger.session import GdbError, Session
 
 
@@ -59,6 +59,6 @@ def terminate(
             "program_counter": way_out.program_counter,
         }
     try:
-        return Terminated(**session.command("-ts-terminate", arguments, timeout_seconds=STOP_SECONDS))
+        return Terminated(**session.command("-ts-terminate", arguments))
     except GdbError as error:
         raise explain(str(error), pid, tid) from None
