@@ -21,6 +21,14 @@ from threadsurgeon.tui.stack import StackScreen
 MAIN, WAITING, NATIVE = examples.LISTING.threads
 
 
+@pytest.fixture(autouse=True)
+def quick_looks(monkeypatch):
+    """A test has no time to spare for a target's sake."""
+    monkeypatch.setattr("threadsurgeon.tui.app.SHORTEST_WAIT", 0.05)
+    monkeypatch.setattr("threadsurgeon.tui.app.LONGEST_WAIT", 0.05)
+    monkeypatch.setattr("threadsurgeon.tui.stack.LOOK_SECONDS", 0.05)
+
+
 class PlayedOperation:
     def __init__(self, said):
         self.said = said
@@ -227,7 +235,7 @@ def test_freeze_stops_looking():
         await screen.shows("frozen")
         looks = process.looks
         process.threads.pop()
-        await asyncio.sleep(1.2)
+        await asyncio.sleep(0.5)
         assert process.looks <= looks + 1  # one may have been on its way
         await screen.press("space")
         await screen.shows("ended", not_="frozen")
