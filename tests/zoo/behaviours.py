@@ -69,7 +69,7 @@ class Behaviour:
 @functools.cache
 def all_behaviours() -> dict[str, Behaviour]:
     """Every victim file, by name."""
-    files = sorted(path for path in VICTIMS.glob("*.py") if path.name != "_backchannel.py")
+    files = sorted(VICTIMS.glob("[!_]*.py"))
     return {path.stem: _read(path) for path in files}
 
 
