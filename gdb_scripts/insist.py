@@ -34,6 +34,8 @@ FOLLOWERS = 4
 
 # So far below the stack pointer that the functions that look into the table do not come there.
 SCRATCH = 4096
+# C code that called into Python has dropped so many: it drops them all.
+MOST_DROPPED = 2
 RUNNING, DONE, DEAF = "running", "done", "deaf"
 GENERAL_REGISTERS = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", *(f"r{number}" for number in range(8, 16)))
 
@@ -78,6 +80,8 @@ class Insistence(Held):
         self.caught: dict[int, int] = {}  # code object → how often an exception went no further
         self.followers: dict[int, int] = {}  # code object → how many more may follow in this round
         self.leave_out = 0  # the code object whose handlers are being left out
+        self.bare: Frame | None = None  # the frame that was last left without handlers
+        self.dropped = 0  # how often an exception went no further although there was no handler
         self.watched = 0  # the code object whose exception table is watched
         self.ended = False
         self.unheard = False  # what is pending was so in the round before
@@ -123,6 +127,7 @@ class Insistence(Held):
         return False
 
     def _leave_out_handlers(self, frame: Frame) -> bool:
+        self.bare = frame
         self.skipped.append((frame.address, frame.code, frame.instruction))
         if self.codes is None:
             self.reader.drop_handlers(frame)
@@ -164,7 +169,7 @@ class Insistence(Held):
 
     def press(self, *, rested: bool) -> str:
         """Do what the stop is about, and say how to go on: see ``-ts-press``."""
-        if not gdb.selected_inferior().threads() or self.ended or self.hits > self.most_hits:
+        if not gdb.selected_inferior().threads() or self.ended or self.hits > self.most_hits or self.dropped >= MOST_DROPPED:
             return DONE
         select_thread()
         moved, self.hits_before = self.hits != self.hits_before, self.hits
@@ -186,6 +191,7 @@ class Insistence(Held):
         unheard = self.last is None and self.awaited and self.victim.pending() == self.victim.exception
         if self.last is not None:
             self.caught[self.last.code] = self.caught.get(self.last.code, 0) + 1
+            self.dropped += self.last == self.bare
         if not unheard:
             self.rounds += 1
         self.followers.clear()
@@ -243,12 +249,16 @@ class Insistence(Held):
     def end(self) -> dict[str, Any]:
         """Take back what is pending, let go, and say what was seen."""
         alive = bool(gdb.selected_inferior().threads())
-        result = "exited" if not alive else "unwound" if self.ended else "no-check" if self._is_unnoticed() else "caught"
+        result = self._result() if alive else "exited"
         return {"result": result, "hits": self.hits, "rounds": self.rounds, "skipped": self.skipped, **self.release()}
 
-    def _is_unnoticed(self) -> bool:
+    def _result(self) -> str:
+        if self.ended:
+            return "unwound"
+        if self.dropped >= MOST_DROPPED:
+            return "dropped"
         first = self.rounds <= 1 and self.last is None
-        return self.deaf or (first and self.victim.pending() == self.victim.exception)
+        return "no-check" if self.deaf or (first and self.victim.pending() == self.victim.exception) else "caught"
 
 
 def _pressed(held: Held) -> Insistence:

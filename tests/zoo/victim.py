@@ -48,7 +48,10 @@ LOOKS = 4
 BETWEEN_LOOKS = 0.006
 SPUN_SECONDS = 0.03  # this much CPU time in a row is no longer the way into the loop
 
-TRACEBACKS = re.compile(r"(Exception (ignored )?in thread|Unhandled exception in thread|Traceback \(most recent call last\):)")
+TRACEBACKS = re.compile(
+    r"(Exception (ignored )?in thread|Unhandled exception in thread|Exception ignored (in|on|while)"
+    r"|Traceback \(most recent call last\):)"
+)
 FATAL = re.compile(r"Fatal Python error|Assertion|Segmentation|refcount|corrupt|malloc", re.IGNORECASE)
 
 

@@ -39,7 +39,13 @@ MOST_HITS = 10_000
 # How often code may catch it before its handlers are left out.
 GENTLE = 3
 
-_EFFECTS = {"unwound": Effect.DELIVERED, "exited": Effect.DELIVERED, "caught": Effect.CAUGHT, "no-check": Effect.NO_CHECK}
+_EFFECTS = {
+    "unwound": Effect.DELIVERED,
+    "exited": Effect.DELIVERED,
+    "caught": Effect.CAUGHT,
+    "dropped": Effect.DROPPED,
+    "no-check": Effect.NO_CHECK,
+}
 
 # Opcodes (dis.opmap). Every handler begins with this instruction.
 PUSH_EXC_INFO = {(3, 11): 35, (3, 12): 35, (3, 13): 33, (3, 14): 32, (3, 15): 30}

@@ -52,6 +52,7 @@ class Effect(str, Enum):
     NO_CHECK = "no-check"  # no check was reached in time; nothing was raised
     EXITING = "exiting"  # the thread ends by itself now, without unwinding
     CAUGHT = "caught"  # raised again and again, and caught every time
+    DROPPED = "dropped"  # no Python code caught it, but the C code that had called that: it ignores errors
     CUT = "cut"  # native frames were removed, and it was raised below them
 
 
