@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 import threadsurgeon
-from threadsurgeon.cli.options import PID, json_option, pid_option
+from threadsurgeon.cli.options import PID, THREAD, json_option, pid_option
 from threadsurgeon.cli.output import show
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def _sorted(listing: Listing, key: str) -> Listing:
 
 
 @click.command()
-@click.argument("thread", metavar="TID")
+@click.argument("thread", type=THREAD, metavar="TID")
 @pid_option
 @json_option
 def stack(thread: str, pid: int | None, as_json: bool) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 import threadsurgeon
-from threadsurgeon.cli.options import json_option, pid_option
+from threadsurgeon.cli.options import THREAD, json_option, pid_option
 from threadsurgeon.cli.output import show
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ dry_run_option = click.option("--dry-run", is_flag=True, help="Only say what wou
 
 
 @click.command()
-@click.argument("thread", metavar="TID")
+@click.argument("thread", type=THREAD, metavar="TID")
 @pid_option
 @exception_option
 @click.option(
@@ -91,7 +91,7 @@ def cancel(
 
 
 @click.command()
-@click.argument("thread", metavar="TID")
+@click.argument("thread", type=THREAD, metavar="TID")
 @pid_option
 @exception_option
 @click.option(
