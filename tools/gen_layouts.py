@@ -135,7 +135,7 @@ def structs(minor: int, *, free_threaded: bool) -> dict[str, Struct | None]:
                 "ceval_pending_mainthread_calls_to_do": between(12, 12, "ceval.pending_mainthread.calls_to_do"),
             },
         ),
-        "gil_runtime_state": Struct("struct _gil_runtime_state", {}),
+        "gil_runtime_state": Struct("struct _gil_runtime_state", {"enabled": "enabled" if free_threaded else None}),
         "interpreter_state": Struct(
             "PyInterpreterState",
             {

@@ -9,6 +9,7 @@ from threadsurgeon.errors import NoSuchThread, Refused, TargetBusy
 from threadsurgeon.linux.process import SystemCall
 from threadsurgeon.model import Frame
 from threadsurgeon.surgery import plan
+from threadsurgeon.surgery.free_threaded import refuse_technique
 from threadsurgeon.surgery.ladder import Policy
 from threadsurgeon.surgery.plan import FUTEX, Doing, examine, find_doing, find_hazards, make_plan
 
@@ -79,10 +80,24 @@ def test_main_thread_is_refused(kernel):
     assert caught.value.exit_status == 5
 
 
-def test_free_threaded_build_is_refused(kernel):
-    """Not supported yet."""
-    with pytest.raises(Refused, match="free-threaded"):
-        examine(FakeTarget(minor=13, free_threaded=True), sighting("f"), None)
+@pytest.mark.parametrize("minor", [14, 15])
+def test_free_threaded_build_on_which_nothing_was_shown_is_refused(kernel, minor):
+    """And where it was, the reason says so."""
+    with pytest.raises(Refused, match=r"free-threaded build.* 3\.13 only"):
+        examine(FakeTarget(minor=minor, free_threaded=True), sighting("f"), None)
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_free_threaded_build_is_not_cut(kernel, force):
+    """The plan does not name what would be refused."""
+    examination = examine(FakeTarget(minor=13, free_threaded=True), sighting("f"), None)
+    plan = make_plan(examination, Policy(climb=True, force=force))
+
+    assert [rung.technique for rung in plan.rungs] == ["raise", "interrupt", "insist"]
+    for technique in ("cut", "terminate"):
+        with pytest.raises(Refused, match="free-threaded"):
+            refuse_technique(examination.target.runtime, technique)
+    refuse_technique(FakeTarget(minor=13).runtime, "cut")
 
 
 def test_unexpected_structures_are_refused(kernel):

@@ -7,8 +7,9 @@ import time
 
 import pytest
 
-from tests.unit.fake_memory import FakeMemory
+from tests.unit.fake_memory import FakeMemory, Heap
 from threadsurgeon.cpython import threads as threads_module
+from threadsurgeon.cpython.layout import find_layout
 from threadsurgeon.cpython.runtime import Runtime
 from threadsurgeon.cpython.threads import (
     MAX_INTERPRETERS,
@@ -223,6 +224,16 @@ def test_gil_has_a_holder_while_it_is_locked(heap, locked, holder):
     gil = read_gil(heap.memory, layout, address := heap.allocate(heap.struct(layout.size, fields)))
 
     assert (gil.address, gil.holder, gil.switches) == (address, holder, 42)
+
+
+@pytest.mark.parametrize("enabled", [0, 1, 2**31 - 1])
+def test_free_threaded_build_may_have_no_gil(enabled):
+    """It is switched on for good, or for as long as so many ask for it."""
+    heap = Heap(find_layout((3, 13), debug=False, free_threaded=True))
+    layout = heap.layout.gil_runtime_state
+    address = heap.allocate(heap.struct(layout.size, {layout.enabled: struct.pack("<i", enabled)}))
+
+    assert read_gil(heap.memory, layout, address).enabled == bool(enabled)
 
 
 def test_missing_gil_is_a_bad_address(heap):

@@ -272,6 +272,7 @@ def life(monkeypatch, kernel):
     ("gils", "expected"),
     [
         ([Gil(0, 0, 1)], "the GIL goes round (seen free)"),
+        ([Gil(0, 0, 0, enabled=False)], "there is no GIL"),
         ([Gil(0, 7, 1), Gil(0, 8, 2)], "the GIL goes round (seen changing hands)"),
         ([Gil(0, 7, 1), Gil(0, 7, 2)], "the GIL goes round (seen changing hands)"),
         ([Gil(0, 7, 1), Gil(0, 7, 1), Gil(0, 0, 1)], "the GIL goes round (seen free)"),

@@ -56,6 +56,7 @@ _MAX_SIZE, _MAX_LARGE_SIZE = 4096, 16 * 1024 * 1024
 _WIDTHS = {
     "status": 4,
     "locked": 4,
+    "enabled": 4,
     "owner": 1,
     "firstlineno": 4,
     "co_code_adaptive": 2,
@@ -148,6 +149,9 @@ def _read_sections(memory: Memory, address: int, table: Layout) -> dict[str, dic
         "last_holder": interpreter["gil_runtime_state_holder"] - interpreter["gil_runtime_state"],
         "locked": interpreter["gil_runtime_state_locked"] - interpreter["gil_runtime_state"],
     }
+    if table.free_threaded:
+        enabled = interpreter["gil_runtime_state_enabled"] - interpreter["gil_runtime_state"]
+        said["gil_runtime_state"]["enabled"] = enabled
     if "debugger_support" in said:
         said["thread_state"]["eval_breaker"] = said["debugger_support"]["eval_breaker"]
 

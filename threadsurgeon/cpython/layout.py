@@ -35,6 +35,7 @@ class GilRuntimeState(NamedTuple):
     last_holder: int
     locked: int
     switch_number: int
+    enabled: int | None  # free-threaded builds, which have a GIL only where it was switched on
 
 
 class InterpreterState(NamedTuple):

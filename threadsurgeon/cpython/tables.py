@@ -9,7 +9,7 @@ from __future__ import annotations
 ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]] = {
     (3, 8, False, False): {
         "runtime_state": (1464, 16, 32, 72, 1152, 592, 620, 616, 596, 1144, None),
-        "gil_runtime_state": (208, 8, 16, 24),
+        "gil_runtime_state": (208, 8, 16, 24, None),
         "interpreter_state": (2720, 16, 0, 8, 56, None, None, None, None, None, None),
         "thread_state": (264, 0, 8, 16, 256, 176, None, 168, None, None, 24, None, None, 144, None),
         "cframe": None,
@@ -34,7 +34,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
     },
     (3, 8, True, False): {
         "runtime_state": (1464, 16, 32, 72, 1152, 592, 620, 616, 596, 1144, None),
-        "gil_runtime_state": (208, 8, 16, 24),
+        "gil_runtime_state": (208, 8, 16, 24, None),
         "interpreter_state": (2720, 16, 0, 8, 56, None, None, None, None, None, None),
         "thread_state": (264, 0, 8, 16, 256, 176, None, 168, None, None, 24, None, None, 144, None),
         "cframe": None,
@@ -59,7 +59,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
     },
     (3, 9, False, False): {
         "runtime_state": (656, 16, 32, 72, 352, None, None, None, None, 344, None),
-        "gil_runtime_state": (208, 8, 16, 24),
+        "gil_runtime_state": (208, 8, 16, 24, None),
         "interpreter_state": (5656, 24, 0, 8, 856, None, 72, 92, 88, 76, None),
         "thread_state": (264, 0, 8, 16, 256, 176, None, 168, None, None, 24, None, None, 144, None),
         "cframe": None,
@@ -84,7 +84,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
     },
     (3, 9, True, False): {
         "runtime_state": (656, 16, 32, 72, 352, None, None, None, None, 344, None),
-        "gil_runtime_state": (208, 8, 16, 24),
+        "gil_runtime_state": (208, 8, 16, 24, None),
         "interpreter_state": (5656, 24, 0, 8, 856, None, 72, 92, 88, 76, None),
         "thread_state": (264, 0, 8, 16, 256, 176, None, 168, None, None, 24, None, None, 144, None),
         "cframe": None,
@@ -109,7 +109,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
     },
     (3, 10, False, False): {
         "runtime_state": (672, 16, 32, 72, 352, None, None, None, None, 344, None),
-        "gil_runtime_state": (208, 8, 16, 24),
+        "gil_runtime_state": (208, 8, 16, 24, None),
         "interpreter_state": (113528, 24, 0, 8, 856, None, 68, 92, 88, 72, None),
         "thread_state": (280, 0, 8, 16, 256, 176, None, 168, None, None, 24, None, None, 144, None),
         "cframe": None,
@@ -134,7 +134,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
     },
     (3, 10, True, False): {
         "runtime_state": (672, 16, 32, 72, 352, None, None, None, None, 344, None),
-        "gil_runtime_state": (208, 8, 16, 24),
+        "gil_runtime_state": (208, 8, 16, 24, None),
         "interpreter_state": (113528, 24, 0, 8, 856, None, 68, 92, 88, 72, None),
         "thread_state": (280, 0, 8, 16, 256, 176, None, 168, None, None, 24, None, None, 144, None),
         "cframe": None,
@@ -159,7 +159,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
     },
     (3, 11, False, False): {
         "runtime_state": (166688, 24, 40, 80, 360, None, None, None, None, 352, None),
-        "gil_runtime_state": (208, 8, 16, 24),
+        "gil_runtime_state": (208, 8, 16, 24, None),
         "interpreter_state": (107752, 48, 0, 16, 888, None, 100, 124, 120, 104, None),
         "thread_state": (360, 0, 8, 16, 240, 152, 160, 144, None, None, None, 56, None, 120, 296),
         "cframe": (8,),
@@ -184,7 +184,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
     },
     (3, 11, True, False): {
         "runtime_state": (166688, 24, 40, 80, 360, None, None, None, None, 352, None),
-        "gil_runtime_state": (208, 8, 16, 24),
+        "gil_runtime_state": (208, 8, 16, 24, None),
         "interpreter_state": (107752, 48, 0, 16, 888, None, 100, 124, 120, 104, None),
         "thread_state": (360, 0, 8, 16, 240, 152, 160, 144, None, None, None, 56, None, 120, 296),
         "cframe": (8,),
@@ -209,7 +209,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
     },
     (3, 12, False, False): {
         "runtime_state": (459944, 24, 40, 64, None, None, None, None, None, 2008, 2032),
-        "gil_runtime_state": (208, 8, 16, 24),
+        "gil_runtime_state": (208, 8, 16, 24, None),
         "interpreter_state": (383552, 8, 0, 72, 944, 384, 368, 420, 416, 372, 396),
         "thread_state": (288, 0, 8, 16, 224, 136, 144, 128, None, 24, None, 56, None, 104, 232),
         "cframe": (0,),
@@ -234,7 +234,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
     },
     (3, 12, True, False): {
         "runtime_state": (475960, 24, 40, 64, None, None, None, None, None, 18000, 18024),
-        "gil_runtime_state": (208, 8, 16, 24),
+        "gil_runtime_state": (208, 8, 16, 24, None),
         "interpreter_state": (383568, 8, 0, 72, 944, 384, 368, 420, 416, 372, 396),
         "thread_state": (288, 0, 8, 16, 224, 136, 144, 128, None, 24, None, 56, None, 104, 232),
         "cframe": (0,),
@@ -259,7 +259,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
     },
     (3, 13, False, False): {
         "runtime_state": (283320, 608, 632, 656, None, None, None, None, None, None, None),
-        "gil_runtime_state": (208, 8, 16, 24),
+        "gil_runtime_state": (208, 8, 16, 24, None),
         "interpreter_state": (194968, 7272, 7264, 7344, 7656, 16, None, None, None, None, None),
         "thread_state": (304, 0, 8, 16, 224, 152, 160, 144, 24, 32, None, None, 72, 120, 232),
         "cframe": None,
@@ -283,8 +283,8 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "opcodes": (44, 33, 61, 247),
     },
     (3, 13, False, True): {
-        "runtime_state": (328256, 608, 632, 656, None, None, None, None, None, None, None),
-        "gil_runtime_state": (216, 16, 24, 32),
+        "runtime_state": (328320, 608, 632, 656, None, None, None, None, None, None, None),
+        "gil_runtime_state": (216, 16, 24, 32, 0),
         "interpreter_state": (215616, 7272, 7264, 7344, 7664, 16, None, None, None, None, None),
         "thread_state": (304, 0, 8, 16, 224, 152, 160, 144, 24, 32, None, None, 72, 120, 232),
         "cframe": None,
@@ -309,7 +309,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
     },
     (3, 13, True, False): {
         "runtime_state": (299336, 608, 632, 656, None, None, None, None, None, None, None),
-        "gil_runtime_state": (208, 8, 16, 24),
+        "gil_runtime_state": (208, 8, 16, 24, None),
         "interpreter_state": (194984, 7272, 7264, 7344, 7656, 16, None, None, None, None, None),
         "thread_state": (304, 0, 8, 16, 224, 152, 160, 144, 24, 32, None, None, 72, 120, 232),
         "cframe": None,
@@ -333,8 +333,8 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
         "opcodes": (44, 33, 61, 247),
     },
     (3, 13, True, True): {
-        "runtime_state": (346752, 608, 632, 656, None, None, None, None, None, None, None),
-        "gil_runtime_state": (216, 16, 24, 32),
+        "runtime_state": (346816, 608, 632, 656, None, None, None, None, None, None, None),
+        "gil_runtime_state": (216, 16, 24, 32, 0),
         "interpreter_state": (218112, 7272, 7264, 7344, 7664, 16, None, None, None, None, None),
         "thread_state": (304, 0, 8, 16, 224, 152, 160, 144, 24, 32, None, None, 72, 120, 232),
         "cframe": None,
@@ -359,7 +359,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
     },
     (3, 14, False, False): {
         "runtime_state": (316616, 784, 808, 832, None, None, None, None, None, None, None),
-        "gil_runtime_state": (208, 8, 16, 24),
+        "gil_runtime_state": (208, 8, 16, 24, None),
         "interpreter_state": (225864, 7280, 7272, 7344, 7688, 16, None, None, None, None, None),
         "thread_state": (832, 0, 8, 16, 224, 152, 160, 144, 24, 32, None, None, 72, 120, 232),
         "cframe": None,
@@ -384,7 +384,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
     },
     (3, 14, False, True): {
         "runtime_state": (365624, 784, 808, 832, None, None, None, None, None, None, None),
-        "gil_runtime_state": (216, 16, 24, 32),
+        "gil_runtime_state": (216, 16, 24, 32, 0),
         "interpreter_state": (249976, 7280, 7272, 7344, 7712, 16, None, None, None, None, None),
         "thread_state": (832, 0, 8, 16, 224, 152, 160, 144, 24, 32, None, None, 72, 120, 232),
         "cframe": None,
@@ -409,7 +409,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
     },
     (3, 14, True, False): {
         "runtime_state": (332632, 784, 808, 832, None, None, None, None, None, None, None),
-        "gil_runtime_state": (208, 8, 16, 24),
+        "gil_runtime_state": (208, 8, 16, 24, None),
         "interpreter_state": (225880, 7280, 7272, 7344, 7688, 16, None, None, None, None, None),
         "thread_state": (832, 0, 8, 16, 224, 152, 160, 144, 24, 32, None, None, 72, 120, 232),
         "cframe": None,
@@ -434,7 +434,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
     },
     (3, 14, True, True): {
         "runtime_state": (381696, 784, 808, 832, None, None, None, None, None, None, None),
-        "gil_runtime_state": (216, 16, 24, 32),
+        "gil_runtime_state": (216, 16, 24, 32, 0),
         "interpreter_state": (250040, 7280, 7272, 7344, 7712, 16, None, None, None, None, None),
         "thread_state": (832, 0, 8, 16, 224, 152, 160, 144, 24, 32, None, None, 72, 120, 232),
         "cframe": None,
@@ -459,7 +459,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
     },
     (3, 15, False, False): {
         "runtime_state": (346560, 912, 936, 960, None, None, None, None, None, None, None),
-        "gil_runtime_state": (208, 8, 16, 24),
+        "gil_runtime_state": (208, 8, 16, 24, None),
         "interpreter_state": (226232, 7272, 7264, 7336, 7592, 16, None, None, None, None, None),
         "thread_state": (888, 0, 8, 16, 248, 176, 184, 168, 24, 32, None, None, 72, 144, 256),
         "cframe": None,
@@ -484,7 +484,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
     },
     (3, 15, False, True): {
         "runtime_state": (409296, 912, 936, 960, None, None, None, None, None, None, None),
-        "gil_runtime_state": (216, 16, 24, 32),
+        "gil_runtime_state": (216, 16, 24, 32, 0),
         "interpreter_state": (250328, 7272, 7264, 7336, 7592, 16, None, None, None, None, None),
         "thread_state": (888, 0, 8, 16, 248, 176, 184, 168, 24, 32, None, None, 72, 144, 256),
         "cframe": None,
@@ -509,7 +509,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
     },
     (3, 15, True, False): {
         "runtime_state": (362584, 912, 936, 960, None, None, None, None, None, None, None),
-        "gil_runtime_state": (208, 8, 16, 24),
+        "gil_runtime_state": (208, 8, 16, 24, None),
         "interpreter_state": (226248, 7272, 7264, 7336, 7592, 16, None, None, None, None, None),
         "thread_state": (888, 0, 8, 16, 248, 176, 184, 168, 24, 32, None, None, 72, 144, 256),
         "cframe": None,
@@ -534,7 +534,7 @@ ROWS: dict[tuple[int, int, bool, bool], dict[str, tuple[int | None, ...] | None]
     },
     (3, 15, True, True): {
         "runtime_state": (425368, 912, 936, 960, None, None, None, None, None, None, None),
-        "gil_runtime_state": (216, 16, 24, 32),
+        "gil_runtime_state": (216, 16, 24, 32, 0),
         "interpreter_state": (250392, 7272, 7264, 7336, 7592, 16, None, None, None, None, None),
         "thread_state": (888, 0, 8, 16, 248, 176, 184, 168, 24, 32, None, None, 72, 144, 256),
         "cframe": None,

@@ -42,11 +42,15 @@ class ThreadState(NamedTuple):
 
 
 class Gil(NamedTuple):
-    """A GIL at one moment. ``holder`` is the thread state that holds it, 0 while it is free."""
+    """A GIL at one moment. ``holder`` is the thread state that holds it, 0 while it is free.
+
+    ``enabled``: there is one. Free-threaded builds have none, but for PYTHON_GIL=1 or a C extension that asks for it.
+    """
 
     address: int
     holder: int
     switches: int
+    enabled: bool = True
 
 
 def read_finalizing(memory: Memory, runtime: Runtime) -> bool:
@@ -157,4 +161,5 @@ def read_gil(memory: Memory, layout: GilRuntimeState, address: int) -> Gil:
     content = memory.read(address, layout.size)
     locked = _signed32(content, layout.locked)[0] == 1  # -1: not created yet
     holder = _pointer(content, layout.last_holder)[0] if locked else 0
-    return Gil(address, holder, _pointer(content, layout.switch_number)[0])
+    enabled = layout.enabled is None or _signed32(content, layout.enabled)[0] != 0
+    return Gil(address, holder, _pointer(content, layout.switch_number)[0], enabled)

@@ -36,6 +36,7 @@ from threadsurgeon.linux.unwind import (
     walk,
 )
 from threadsurgeon.surgery.error_contract import find_contract
+from threadsurgeon.surgery.free_threaded import refuse_technique
 from threadsurgeon.surgery.interrupt import RAISE, refuse_shadow_stack
 from threadsurgeon.surgery.return_chain import Chain, Pieces, find_pieces
 from threadsurgeon.surgery.safe_moment import SafetyRules, is_libc
@@ -77,10 +78,12 @@ def survey(target: Target, interpreter: Interpreter) -> Site:
     """Look up everything that a cut needs, without touching the target. What is mapped later is not known to it.
 
     Raises:
+        Refused: it would harm this build.
         UnsupportedPython: something that is needed is not there.
         NoSuchProcess: the process ended.
     """
     runtime = target.runtime
+    refuse_technique(runtime, "cut")
     code_map = CodeMap(iterate_images(target.pid))
     eval_loop = find_eval_loop(target.memory, runtime, code_map)
     if not eval_loop.parts:

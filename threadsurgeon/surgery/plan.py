@@ -13,6 +13,7 @@ from threadsurgeon.inventory import Sighting, Target
 from threadsurgeon.linux.memory import BadAddress
 from threadsurgeon.linux.process import SystemCall, read_status, read_system_call
 from threadsurgeon.model import Plan, Thread
+from threadsurgeon.surgery.free_threaded import is_allowed, refuse_unproven_version
 from threadsurgeon.surgery.ladder import HARD, RUNGS, Policy
 from threadsurgeon.surgery.main_thread import check_handles_interrupt
 
@@ -87,8 +88,7 @@ def examine(
         raise Refused(f"in the main thread only KeyboardInterrupt can be raised, not {exception}")
     if thread.main:
         check_handles_interrupt(target.pid)
-    if target.runtime.layout.free_threaded:
-        raise Refused(f"CPython {target.runtime.version} is a free-threaded build: operating on it is not supported yet")
+    refuse_unproven_version(target.runtime)
     if target.runtime.problem is not None:
         raise Refused(target.runtime.problem)
     if read_finalizing(target.memory, target.runtime):
@@ -121,7 +121,8 @@ def make_plan(examination: Examination, policy: Policy) -> Plan:
     }
     techniques = list(examination.techniques)
     if policy.climb and not thread.main:
-        techniques += HARD if policy.force else [technique for technique in HARD if technique != "terminate"]
+        harder = HARD if policy.force else [technique for technique in HARD if technique != "terminate"]
+        techniques += [technique for technique in harder if is_allowed(examination.target.runtime, technique)]
     rungs = tuple(RUNGS[technique] for technique in techniques)
     assert thread.ident is not None
     return Plan(

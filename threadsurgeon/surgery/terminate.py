@@ -28,6 +28,7 @@ from threadsurgeon.inventory import Target
 from threadsurgeon.linux.mappings import iterate_images, list_mapped_files
 from threadsurgeon.linux.process import SystemCall, read_status, read_system_call, read_task
 from threadsurgeon.surgery.exit_chain import ExitChain, find_store_piece
+from threadsurgeon.surgery.free_threaded import refuse_technique
 from threadsurgeon.surgery.interrupt import refuse_shadow_stack
 from threadsurgeon.surgery.plan import Examination
 from threadsurgeon.surgery.return_chain import find_pieces
@@ -106,11 +107,13 @@ def terminate(
     Leaves behind: held locks, references of all its frames, its entry in ``threading._active``.
 
     Raises:
-        Refused: it was not at a place where it can be dropped in that time, or is in a sub-interpreter.
+        Refused: it was not at a place where it can be dropped in that time, is in a sub-interpreter, or the build is
+            free-threaded.
         UnsupportedPython: a function that we need is not there.
         Otherwise as ``raise_async``.
     """
     target, state = examination.target, examination.sighting.state
+    refuse_technique(target.runtime, "terminate")
     refuse_shadow_stack(victim)
     if state.interpreter.id != 0:
         raise Refused(f"thread {victim.tid} is in a sub-interpreter")

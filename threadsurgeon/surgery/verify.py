@@ -216,6 +216,8 @@ def _describe_gil(target: Target, interpreter: Interpreter) -> str:
             gil = read_gil(target.memory, layout, interpreter.gil)
         except BadAddress:
             return "the interpreter is gone"
+        if not gil.enabled:
+            return "there is no GIL"
         if not gil.holder:
             return "the GIL goes round (seen free)"
         if first is None:
