@@ -24,9 +24,9 @@ MAIN, WAITING, NATIVE = examples.LISTING.threads
 @pytest.fixture(autouse=True)
 def quick_looks(monkeypatch):
     """A test has no time to spare for a target's sake."""
-    monkeypatch.setattr("threadsurgeon.tui.app.SHORTEST_WAIT", 0.05)
-    monkeypatch.setattr("threadsurgeon.tui.app.LONGEST_WAIT", 0.05)
-    monkeypatch.setattr("threadsurgeon.tui.stack.LOOK_SECONDS", 0.05)
+    monkeypatch.setattr("threadsurgeon.tui.app.SHORTEST_WAIT", 0.5)
+    monkeypatch.setattr("threadsurgeon.tui.app.LONGEST_WAIT", 0.5)
+    monkeypatch.setattr("threadsurgeon.tui.stack.LOOK_SECONDS", 0.3)
 
 
 class PlayedOperation:
@@ -235,7 +235,7 @@ def test_freeze_stops_looking():
         await screen.shows("frozen")
         looks = process.looks
         process.threads.pop()
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(1.2)
         assert process.looks <= looks + 1  # one may have been on its way
         await screen.press("space")
         await screen.shows("ended", not_="frozen")
@@ -263,7 +263,7 @@ def test_help_names_every_key_of_the_footer():
         await screen.shows("4711")
         bindings = [b for b in LiveView.BINDINGS if b.show]
         await screen.press("question_mark")
-        text = "\n".join(await screen.shows("freeze the view"))
+        text = "\n".join(await screen.shows("this page"))
         for binding in bindings:
             assert (binding.key_display or binding.key) in text
 

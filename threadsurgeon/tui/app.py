@@ -57,21 +57,26 @@ class LiveView(App[None]):
         self._ended = ""
         self._cost = ""
         self._look_now = threading.Event()
+        # Kept, not searched for: a look may arrive when the screen is gone already.
+        self._title = Static(id="title", markup=False)
+        self._table = ThreadsTable()
+        self._words = Input(id="filter", placeholder="words that stand in a line", compact=True)
+        self._log_pane = RichLog(id="log", wrap=True, markup=False, highlight=False)
 
     def compose(self) -> ComposeResult:
         """Make the parts (textual asks)."""
-        yield Static(id="title", markup=False)
-        yield ThreadsTable()
-        yield Input(id="filter", placeholder="words that stand in a line", compact=True)
-        yield RichLog(id="log", wrap=True, markup=False, highlight=False)
+        yield self._title
+        yield self._table
+        yield self._words
+        yield self._log_pane
         yield Footer()
 
     def on_mount(self) -> None:
         """Begin to look."""
-        self.query_one("#filter").display = False
-        self.query_one("#log").display = False
-        self.query_one("#log", RichLog).can_focus = False
-        self.query_one(Lines).focus()
+        self._words.display = False
+        self._log_pane.display = False
+        self._log_pane.can_focus = False
+        self._table.lines.focus()
         self._look()
 
     def on_unmount(self) -> None:
@@ -111,9 +116,8 @@ class LiveView(App[None]):
         self._show()
 
     def _show(self) -> None:
-        words = self.query_one("#filter", Input).value
-        self.query_one(ThreadsTable).show(self._rows.visible(sort=self._sort, words=words, native=self._native))
-        self.query_one("#title", Static).update(self._describe())
+        self._table.show(self._rows.visible(sort=self._sort, words=self._words.value, native=self._native))
+        self._title.update(self._describe())
 
     def _describe(self) -> str:
         listing = self._listing
@@ -142,7 +146,7 @@ class LiveView(App[None]):
     def _chosen(self) -> Thread | None:
         if isinstance(self.screen, StackScreen):
             return self.screen.thread
-        return self.screen_stack[0].query_one(ThreadsTable).chosen
+        return self._table.chosen
 
     @on(Lines.Chosen)
     def action_stack(self) -> None:
@@ -162,22 +166,19 @@ class LiveView(App[None]):
     def _note(self, verdict: str | None) -> None:
         self._look_now.set()
         if verdict:
-            log = self.screen_stack[0].query_one("#log", RichLog)
-            log.display = True
-            log.write(f"{time.strftime('%H:%M:%S')}  {verdict}")
+            self._log_pane.display = True
+            self._log_pane.write(f"{time.strftime('%H:%M:%S')}  {verdict}")
 
     def action_filter(self) -> None:
         """Let the user type words; only lines that have them all are shown."""
-        words = self.query_one("#filter", Input)
-        words.display = True
-        words.focus()
+        self._words.display = True
+        self._words.focus()
 
     def action_clear_filter(self) -> None:
         """Show all lines again."""
-        words = self.query_one("#filter", Input)
-        words.value = ""
-        words.display = False
-        self.query_one(Lines).focus()
+        self._words.value = ""
+        self._words.display = False
+        self._table.lines.focus()
 
     @on(Input.Changed, "#filter")
     def _filter_changed(self) -> None:
@@ -185,7 +186,7 @@ class LiveView(App[None]):
 
     @on(Input.Submitted, "#filter")
     def _filter_entered(self) -> None:
-        self.query_one(Lines).focus()
+        self._table.lines.focus()
 
     def action_sort(self) -> None:
         """Sort by the next column."""

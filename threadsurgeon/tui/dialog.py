@@ -47,33 +47,37 @@ class OperateDialog(ModalScreen[str]):
         self._operation: Operation | None = None
         self._possible = False
         self._verdict = ""
+        self._text = Static("planning…", markup=False)
+        self._scroll = VerticalScroll(can_focus=False)
+        self._boxes = [Checkbox(f"{flag} ({label})", name=flag, compact=True) for flag, label in FLAGS[command].items()]
+        self._leave = Button("Leave it (Esc)", id="leave", compact=True)
+        self._go = Button(f"{command.capitalize()} it (y)", id="go", variant="error", disabled=True, compact=True)
 
     def compose(self) -> ComposeResult:
         """Make the parts (textual asks)."""
         with Vertical(id="dialog"):
             yield Static(f"{self._command} thread {self._thread.tid}", id="title", markup=False)
-            with VerticalScroll(can_focus=False):
-                yield Static("planning…", id="text", markup=False)
+            with self._scroll:
+                yield self._text
             with Vertical(id="flags"):
-                for flag, label in FLAGS[self._command].items():
-                    yield Checkbox(f"{flag} ({label})", name=flag, compact=True)
+                yield from self._boxes
             with Horizontal(id="buttons"):
-                yield Button("Leave it (Esc)", id="leave", compact=True)
-                yield Button(f"{self._command.capitalize()} it (y)", id="go", variant="error", disabled=True, compact=True)
+                yield self._leave
+                yield self._go
 
     def on_mount(self) -> None:
         """Begin with the harmless button, and with the plan."""
-        self.query_one("#leave", Button).focus()
+        self._leave.focus()
         self._plan()
 
     @property
     def _flags(self) -> list[str]:
-        return [str(box.name) for box in self.query(Checkbox) if box.value]
+        return [str(box.name) for box in self._boxes if box.value]
 
     @on(Checkbox.Changed)
     def _plan(self) -> None:
         self._possible = False
-        self.query_one("#go", Button).disabled = True
+        self._go.disabled = True
         self._make_plan(self._flags)
 
     @work(thread=True, exclusive=True, group="plan")
@@ -90,9 +94,9 @@ class OperateDialog(ModalScreen[str]):
         self.call_later(self._show_plan, console.file.getvalue(), possible)
 
     def _show_plan(self, text: str, possible: bool) -> None:
-        self.query_one("#text", Static).update(Text(text.rstrip()))
+        self._text.update(Text(text.rstrip()))
         self._possible = possible
-        self.query_one("#go", Button).disabled = not possible
+        self._go.disabled = not possible
 
     @on(Button.Pressed, "#go")
     def action_go(self) -> None:
@@ -101,12 +105,11 @@ class OperateDialog(ModalScreen[str]):
             return
         self._possible = False
         flags = self._flags
-        self.query_one("#flags").display = False
-        self.query_one("#go", Button).display = False
-        leave = self.query_one("#leave", Button)
-        leave.label = "Stop (Esc)"
-        leave.focus()
-        self.query_one("#text", Static).update("")
+        for hidden in (*self._boxes, self._go):
+            hidden.display = False
+        self._leave.label = "Stop (Esc)"
+        self._leave.focus()
+        self._text.update("")
         self._run(flags)
 
     @work(thread=True, group="operation")
@@ -123,15 +126,15 @@ class OperateDialog(ModalScreen[str]):
         self.call_later(self._show_end, said)
 
     def _show_progress(self, said: list[str]) -> None:
-        self.query_one("#text", Static).update(Text("\n".join(said)))
-        self.query_one(VerticalScroll).scroll_end(animate=False)
+        self._text.update(Text("\n".join(said)))
+        self._scroll.scroll_end(animate=False)
 
     def _show_end(self, said: list[str]) -> None:
         self._show_progress(said)
         verdict = [line for line in said if line.startswith((f"thread {self._thread.tid}", "Error:"))]
         self._verdict = f"{self._command} {self._thread.tid}: {verdict[-1]}" if verdict else f"{self._command}: stopped"
         self._operation = None
-        self.query_one("#leave", Button).label = "Back (Esc)"
+        self._leave.label = "Back (Esc)"
 
     @on(Button.Pressed, "#leave")
     def action_leave(self) -> None:
@@ -143,4 +146,4 @@ class OperateDialog(ModalScreen[str]):
 
     def action_scroll(self, lines: int) -> None:
         """Scroll the text."""
-        self.query_one(VerticalScroll).scroll_relative(y=lines, animate=False)
+        self._scroll.scroll_relative(y=lines, animate=False)

@@ -17,7 +17,8 @@ The process is only looked at. Nothing is done to it before you confirm it with 
   /  filter      only lines that have these words; Esc shows all
   s  sort        by TID, CPU, GIL, name, state
   n  native      hide or show threads without Python state
-  space          freeze the view
+  space  freeze  stop looking, or go on
+  ?  help        this page
   q  Ctrl-C      leave; the process goes on
 
   CPU%   of one core, since the last look; beside it the last looks as bars

@@ -37,18 +37,21 @@ class StackScreen(Screen[None]):
         self._process = process
         self._source = source
         self._frozen = False
+        self._title = Static(id="title", markup=False)
+        self._scroll = VerticalScroll()
+        self._text = Static(markup=False)
 
     def compose(self) -> ComposeResult:
         """Make the parts (textual asks)."""
-        yield Static(id="title", markup=False)
-        with VerticalScroll():
-            yield Static(id="frames", markup=False)
+        yield self._title
+        with self._scroll:
+            yield self._text
         yield Footer()
 
     def on_mount(self) -> None:
         """Begin to look."""
         self._show(self.thread, self.thread.frames)
-        self.query_one(VerticalScroll).focus()
+        self._scroll.focus()
         self.set_interval(LOOK_SECONDS, self._look)
 
     def action_freeze(self) -> None:
@@ -70,11 +73,11 @@ class StackScreen(Screen[None]):
 
     def _show(self, thread: Thread, before: tuple[Frame, ...]) -> None:
         self.thread = thread
-        self.query_one("#title", Static).update(f"thread {thread.tid} {describe_name(thread)}: {thread.state}")
-        self.query_one("#frames", Static).update(self._describe(thread, before))
+        self._title.update(f"thread {thread.tid} {describe_name(thread)}: {thread.state}")
+        self._text.update(self._describe(thread, before))
 
     def _show_end(self, reason: str) -> None:
-        self.query_one("#title", Static).update(printable(reason))
+        self._title.update(printable(reason))
 
     def _describe(self, thread: Thread, before: tuple[Frame, ...]) -> Text:
         text = Text()

@@ -115,20 +115,24 @@ class Lines(ScrollView, can_focus=True):
 class ThreadsTable(Vertical):
     """Headings and lines."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines = Lines()
+
     def compose(self) -> ComposeResult:
         """Make the parts (textual asks)."""
         yield Static("".join(text for _, text in fit(COLUMNS)), id="headings", markup=False)
-        yield Lines()
+        yield self.lines
 
     @property
     def chosen(self) -> Thread | None:
         """The thread under the cursor, if it has not ended."""
-        row = self.query_one(Lines).chosen
+        row = self.lines.chosen
         return None if row is None or row.ended else row.thread
 
     def show(self, rows: Sequence[Row]) -> None:
         """Show these lines in this order."""
-        self.query_one(Lines).show(rows)
+        self.lines.show(rows)
 
 
 def fit(cells: Sequence[str]) -> list[tuple[str, str]]:
