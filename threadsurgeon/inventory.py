@@ -353,7 +353,12 @@ def is_pool_worker(frames: Iterable[Frame]) -> bool:
 
 
 def _check_process(pid: int) -> Status:
-    status = read_status(pid)
+    try:
+        status = read_status(pid)
+    except NoSuchProcess as absent:
+        from threadsurgeon.linux.permission import explain_absence
+
+        raise explain_absence(pid, absent) from None
     if status.tgid != pid:
         raise NoSuchProcess(
             f"{pid} is not a process but a thread of process {status.tgid}",

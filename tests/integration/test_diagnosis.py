@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -238,6 +239,30 @@ def test_without_privileges(nobody: list[str], any_python: Python, stuck: Start)
     assert "access" in failed(checks)
     assert f"belongs to user 0, and we are user {NOBODY}" in checks["access"]["value"]
     assert "root" in checks["access"]["remedy"]
+    assert not victim.assert_lives_on(unwound=False)["finally_ran"]
+
+
+@pytest.mark.parametrize("command", ["list", "cancel", "doctor"])
+def test_hidden_process(command: str, nobody: list[str], namespaces: None, any_python: Python, stuck: Start) -> None:
+    """A /proc that shows each user only its own: the process is not said to be missing."""
+    victim = stuck(any_python, "sleep")
+    number = victim.tid if command == "cancel" else victim.pid
+    become = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    mount = "mount --make-rprivate / && mount -t proc -o hidepid=2 proc /proc && exec \"$@\""
+    result = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", mount, "sh", *become, *nobody, "-m", "threadsurgeon", command, str(number)],
+        cwd="/",
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": f"{ROOT}:{sysconfig.get_path('purelib')}"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    if "mount:" in result.stderr:
+        pytest.skip(f"no /proc with hidepid is to be had here: {result.stderr}")
+
+    assert result.returncode == 1
+    assert f"/proc does not show {number} to us" in result.stdout + result.stderr
+    assert "hidepid" in result.stdout + result.stderr
     assert not victim.assert_lives_on(unwound=False)["finally_ran"]
 
 

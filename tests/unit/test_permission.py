@@ -6,7 +6,7 @@ import pytest
 
 from threadsurgeon.errors import NoSuchProcess, PermissionDenied
 from threadsurgeon.linux import permission, privileges
-from threadsurgeon.linux.permission import Obstacle, explain_refusal, find_obstacle
+from threadsurgeon.linux.permission import Obstacle, explain_absence, explain_refusal, find_obstacle
 from threadsurgeon.linux.privileges import CAP_SYS_PTRACE, Privileges, name_capabilities, read_privileges
 
 US, THEM = os.getpid(), 4711
@@ -147,6 +147,19 @@ def test_hidden_process(monkeypatch):
 
     assert "Permission denied" in str(error)
     assert "hidepid" in error.hint
+
+
+def test_what_proc_does_not_show_may_exist(monkeypatch):
+    """It is told apart by a signal that is none."""
+
+    def deny(pid, number):
+        raise PermissionError
+
+    absent = NoSuchProcess("there is no process")
+    assert explain_absence(NO_SUCH_ID, absent) is absent
+    assert explain_absence(10**30, absent) is absent
+    monkeypatch.setattr(os, "kill", deny)
+    assert isinstance(explain_absence(NO_SUCH_ID, absent), PermissionDenied)
 
 
 def test_what_the_kernel_says_of_ourselves():

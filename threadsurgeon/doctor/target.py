@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from threadsurgeon.doctor.machine import describe_user
 from threadsurgeon.errors import NotPython, PermissionDenied, ThreadsurgeonError, UnsupportedPython
 from threadsurgeon.inventory import Target
+from threadsurgeon.linux.permission import explain_absence
 from threadsurgeon.linux.privileges import is_dumpable, read_namespace, read_privileges
 from threadsurgeon.linux.process import STATES, Status, read_status
 from threadsurgeon.model import Check, CheckStatus
@@ -26,8 +27,9 @@ def check_target(pid: int) -> Iterator[Check]:
     """Look at a process, and ask the code that would operate on it whether it would."""
     try:
         status = read_status(pid)
-    except ThreadsurgeonError as error:
-        yield Check("process", FAILED, str(error), error.hint or "threadsurgeon list PID, with a PID of: ps -e")
+    except ThreadsurgeonError as absent:
+        error = explain_absence(pid, absent)
+        yield Check("process", FAILED, str(error), error.hint or "choose another PID: ps -e")
         return
     yield _check_process(pid, status)
     yield _check_tracer(status)

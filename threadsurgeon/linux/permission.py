@@ -11,7 +11,7 @@ import errno
 import os
 from typing import NamedTuple
 
-from threadsurgeon.errors import PermissionDenied
+from threadsurgeon.errors import PermissionDenied, ThreadsurgeonError
 from threadsurgeon.linux.privileges import (
     Privileges,
     is_dumpable,
@@ -150,6 +150,17 @@ def _find_security_module() -> Obstacle:
         )
     return Obstacle("none of the usual causes was found", "look into the kernel's log for what denied it: journalctl -k")
 
+
+
+def explain_absence(task: int, error: ThreadsurgeonError) -> ThreadsurgeonError:
+    """Return the error for a process or thread that ``/proc`` does not show, which is not to say that it does not exist."""
+    try:
+        os.kill(task, 0)
+    except PermissionError:
+        return PermissionDenied(f"/proc does not show {task} to us, and it exists", hint=HIDDEN_REMEDY)
+    except (ProcessLookupError, OverflowError):
+        pass
+    return error
 
 
 def explain_refusal(pid: int, what: str) -> PermissionDenied:

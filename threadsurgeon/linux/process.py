@@ -259,9 +259,12 @@ def find_process(task: int) -> int:
     try:
         return read_status(task).tgid
     except NoSuchProcess:
-        raise NoSuchThread(
+        from threadsurgeon.linux.permission import explain_absence  # seldom needed
+
+        absent = NoSuchThread(
             f"there is no thread {task}", hint="list the threads of a process with: threadsurgeon list PID"
-        ) from None
+        )
+        raise explain_absence(task, absent) from None
 
 
 def describe_process(pid: int) -> str | None:

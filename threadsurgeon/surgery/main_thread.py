@@ -40,4 +40,7 @@ def send_interrupt(target: Target) -> None:
     except ProcessLookupError:
         raise NoSuchProcess(f"process {target.pid} ended") from None
     except PermissionError:
-        raise PermissionDenied(f"we may not send signals to process {target.pid}") from None
+        raise PermissionDenied(
+            f"we may not send signals to process {target.pid}, which belongs to user {target.status.uid}",
+            hint="run threadsurgeon as that user, or as root (sudo)",
+        ) from None
