@@ -32,7 +32,8 @@ LINES = [
     '~"0x00 in ?? ()\\n"',
     "(gdb) ",
 ]
-PIECES = st.sampled_from([b'"', b"\\", b"[", b"]", b"{", b"}", b",", b"=", b"\n", b"\r", b"^", b"3^done", b"*stopped", b"\0", b"\xff"])
+SINGLE = [bytes([letter]) for letter in b'"\\[]{},=^\n\r\0\xff']
+PIECES = st.sampled_from([*SINGLE, b"3^done", b"3^error", b"*stopped"])
 
 
 @st.composite
@@ -65,9 +66,10 @@ def answer_to(output):
 def test_output_that_makes_no_sense(output):
     """It is an answer, which is an object, or an error."""
     try:
-        assert isinstance(answer_to(output), dict)
-    except DebuggerError as error:
-        assert "\n" not in str(error)
+        answer = answer_to(output)
+    except DebuggerError:
+        return
+    assert isinstance(answer, dict)
 
 
 def test_usual_answers_get_through():
