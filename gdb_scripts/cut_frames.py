@@ -12,7 +12,7 @@ import gdb
 from .command import command
 from .guard import select_thread
 from .held import Held, in_hand, keep
-from .machine import read_register, write_register, write_registers
+from .machine import read_register, write_registers
 from .system_call import EINTR, INTERRUPTED
 from .victim import Victim
 
@@ -77,8 +77,8 @@ def disassemble(*, address: int) -> dict[str, Any]:
 def redirect(*, stack: int, content: str, program_counter: int) -> dict[str, Any]:
     """Put the content at the address, make that the stack pointer, and have it go on at the program counter, once it runs.
 
-    The content must lie below what the thread uses of its stack, red zone included. Until the stack pointer is written
-    nothing has changed that the thread could notice, should gdb be killed; the program counter follows at once.
+    The content must lie below what the thread uses of its stack, red zone included: until its registers are set nothing has
+    changed that it could notice, should gdb be killed.
     """
     with in_hand() as held:
         select_thread()
@@ -86,13 +86,12 @@ def redirect(*, stack: int, content: str, program_counter: int) -> dict[str, Any
         inferior.write_memory(stack, bytes.fromhex(content))
         if bytes(inferior.read_memory(stack, len(content) // 2)).hex() != content:
             raise gdb.GdbError("what was written to the stack is not there")
+        # With orig_rax as it was the kernel would go back to the call instruction, from wherever the thread then is.
+        registers = {"orig_rax": -1, "rsp": stack, "rip": program_counter}
         if read_register("orig_rax") >= 0 and read_register("rax") in INTERRUPTED:
-            # An interrupted system call returns EINTR: by itself that does no harm either. With orig_rax as it was the kernel
-            # would go back to the call instruction, from wherever the thread then is.
-            write_register("rax", -EINTR)
-        write_register("orig_rax", -1)
+            registers = {"rax": -EINTR, **registers}
         held.victim.withdraw()
-        write_registers(rsp=stack, rip=program_counter)
+        write_registers(**registers)
     return {}
 
 

@@ -9,7 +9,7 @@ import gdb
 
 from .command import command
 from .guard import attached
-from .machine import read_number, read_register, write_number, write_register, write_registers
+from .machine import read_number, read_register, write_number, write_registers
 from .system_call import EINTR, SYSCALL_SIZE, waits
 from .victim import Victim, check_thread
 
@@ -41,10 +41,7 @@ def terminate(
 
 
 def _exit() -> None:
-    # Whenever gdb is killed in between, the thread goes on: it sees an error from its call, and no more.
-    write_register("orig_rax", -1)
-    write_register("rip", read_register("rip") - SYSCALL_SIZE)
-    write_register("rax", EXIT)
+    write_registers(orig_rax=-1, rip=read_register("rip") - SYSCALL_SIZE, rax=EXIT)
 
 
 def _redirect(
@@ -71,7 +68,6 @@ def _redirect(
     subject.withdraw()
     for address, size, value in stores:
         write_number(address, value, size)
-    write_register("rax", -EINTR)
-    write_register("orig_rax", -1)  # the kernel shall not start the call again, from wherever the thread then is
-    write_registers(rsp=stack, rip=program_counter)
+    # orig_rax: the kernel shall not start the call again, from wherever the thread then is
+    write_registers(rax=-EINTR, orig_rax=-1, rsp=stack, rip=program_counter)
     return True
