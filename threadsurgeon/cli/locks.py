@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 
 import click
@@ -26,6 +27,7 @@ def locks(pid: int, dot: bool, as_json: bool) -> None:
     \b
     Exit status: 0 no deadlock; 1 there is one, or the process cannot be looked at.
     """
+    gc.disable()  # whatever is made from here on is needed to the end
     graph = threadsurgeon.find_locks(pid)
     status = DEADLOCK_STATUS if graph.deadlocks else 0
     show("drawing" if dot and not as_json else "locks", graph, as_json=as_json, unread_status=status)

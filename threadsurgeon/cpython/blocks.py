@@ -125,6 +125,7 @@ class BlockReader:
         self._layout = objects.layout
         self._code_type = code_type
         self._codes: dict[int, CodeBlocks] = {}
+        self._places: dict[int, Blocks] = {}  # by instruction pointer
 
     def read_blocks(self, frame: RawFrame) -> Walk[FrameBlocks]:
         """Return what the frame is in."""
@@ -136,7 +137,10 @@ class BlockReader:
         assert code.locals_count is not None
         start = self._layout.code_object.co_code_adaptive
         assert start is not None
-        blocks = find_table_blocks(self._layout, code.table, code.begins, frame.instruction - frame.code - start)
+        blocks = self._places.get(frame.instruction)
+        if blocks is None:
+            offset = frame.instruction - frame.code - start
+            blocks = self._places[frame.instruction] = find_table_blocks(self._layout, code.table, code.begins, offset)
         return _locate(blocks, code, frame.address + layout.localsplus, code.locals_count)
 
     def _read_block_stack(self, frame: RawFrame, code: CodeBlocks) -> Walk[FrameBlocks]:

@@ -14,7 +14,7 @@ WAITS = frozenset({0, 6, 9, 13})
 
 
 class Blocked(NamedTuple):
-    """A thread in a system call. ``cpu_seconds``: what it had used up to then; None where the kernel does not say."""
+    """A thread in a system call. ``cpu_seconds``: what it had used up to then; None where that was not asked or not told."""
 
     call: SystemCall
     cpu_seconds: float | None
@@ -36,10 +36,13 @@ class Blocked(NamedTuple):
 
 def read_blocked(pid: int, tid: int) -> Blocked | None:
     """Return where the thread is blocked, None if it runs, has ended, or the kernel does not tell."""
-    # In this order: a thread that was blocked at the first look, and has used no CPU at the second, was all the while.
-    cpu_seconds = read_cpu_time(pid, tid)
     try:
         call = read_system_call(pid, tid)
     except NoSuchThread:
         return None
-    return Blocked(call, cpu_seconds) if call is not None else None
+    if call is None:
+        return None
+    # In this order: a thread that is blocked at the second look, and has then used no more CPU than after the first, was
+    # blocked all the while. For what is not a futex the question is seldom asked, and a file read costs as much as the other.
+    blocked = Blocked(call, None)
+    return blocked._replace(cpu_seconds=read_cpu_time(pid, tid)) if blocked.futex else blocked

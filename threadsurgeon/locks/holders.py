@@ -56,7 +56,9 @@ def _find_blocks(target: Target, sightings: Sequence[Sighting], wanted: set[int]
         for index, raw in enumerate(sighting.raw_frames)
         if raw.code in codes
     ]
-    sights = walk_together(target.memory, (reader.read_entered(raw) for _, _, raw in places))
+    # One frame of each place first: what the others share with it is then read once.
+    for group in ({raw.instruction: raw for _, _, raw in places}.values(), (raw for _, _, raw in places)):
+        sights = walk_together(target.memory, map(reader.read_entered, group))
     given_up = {
         (sighting.thread.tid, sight.waits_for) for (sighting, _, _), sight in zip(places, sights, strict=True) if sight
     }
@@ -80,5 +82,5 @@ def _judge(target: Target, lock: int, block: _Entered, slept: Callable[[int], bo
     held = next((held for held in holdings.locks if held.address == lock), None)
     if held is not None:
         return Holder(thread.tid, held.proven, evidence)
-    entered = any(seen.address == lock and not seen.waits for seen in holdings.blocks)  # a semaphore's
-    return Holder(thread.tid, False, evidence) if entered else None
+    entered = next((seen for seen in holdings.blocks if seen.address == lock), None)  # a semaphore's
+    return Holder(thread.tid, entered.proven, evidence) if entered is not None else None

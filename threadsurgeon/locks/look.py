@@ -112,8 +112,11 @@ class _Look:
         sleeping = [s for s in self._sightings if self._futex(s) and not any(self._futex(s) in gil for gil in gils)]
         memory, runtime = self._target.memory, self._target.runtime
         reader = LockWaitReader(runtime)
-        walks = (reader.read_wait(self._futex(s), s.raw_frames, s.thread.frames) for s in sleeping)
-        locks = walk_together(memory, walks)
+        # One at each place first: what the others share with it (types, code, the lock itself) is then read once.
+        alike = {tuple(raw.instruction for raw in s.raw_frames[:2]): s for s in sleeping}
+        for group in (alike.values(), sleeping):
+            walks = (reader.read_wait(self._futex(s), s.raw_frames, s.thread.frames) for s in group)
+            locks = walk_together(memory, walks)
         joinable: dict[int, int] = {}
         if any(s.thread.frames[:1] and s.thread.frames[0].function.endswith(JOINS) for s in sleeping):
             for interpreter in {s.state.interpreter for s in sleeping}:
@@ -131,7 +134,10 @@ class _Look:
 
     def _read_resources(self, locks: Sequence[LockWait | None]) -> list[Resource | None]:
         nothing = LockWait(0, 0, "", None, ())
-        return walk_together(self._target.memory, (self._resources.read(lock or nothing) for lock in locks))
+        alike = {(lock.type_name, *(method.function for method in lock.methods)): lock for lock in locks if lock}
+        for group in (alike.values(), locks):
+            resources = walk_together(self._target.memory, (self._resources.read(lock or nothing) for lock in group))
+        return resources
 
     def _name_owner(self, resource: Resource) -> Holder | None:
         """Return the thread that the object itself says it belongs to."""
@@ -159,16 +165,17 @@ class _Look:
 
     def _check_again(self, waits: Sequence[_Wait]) -> dict[int, bool]:
         """Return who still waits, by TID; True: it has not run meanwhile, and what it waits for is as it was."""
+        if self._cpu_before is not None and read_process_cpu_time(self._pid) == self._cpu_before:
+            return {wait.sighting.thread.tid: wait.resource.locked is not False for wait in waits}  # nobody has run
         resources = self._read_resources([wait.lock for wait in waits])
-        nobody_ran = self._cpu_before is not None and read_process_cpu_time(self._pid) == self._cpu_before
         still = {}
         for wait, resource in zip(waits, resources, strict=True):
             tid = wait.sighting.thread.tid
-            before, now = self._before[tid], read_blocked(self._pid, tid) if not nobody_ran else self._before[tid]
+            before, now = self._before[tid], read_blocked(self._pid, tid)
             if before is None or now is None or now.futex != before.futex:
                 continue
             unchanged = wait.lock is None or resource == wait.resource
-            still[tid] = unchanged and wait.resource.locked is not False and (nobody_ran or now.has_slept_since(before))
+            still[tid] = unchanged and wait.resource.locked is not False and now.has_slept_since(before)
         return still
 
     def _make_edges(self, wait: _Wait, holders: dict[int, list[Holder]], same: dict[int, bool]) -> list[Edge]:
@@ -203,28 +210,37 @@ class _Look:
 
     def _find_gil_edges(self) -> list[Edge]:
         """Return who waits for a GIL that does not go round any more; waiting for one that does is what threads do."""
-        layout = self._target.runtime.layout.gil_runtime_state
         edges = []
         for address, gil in self._gils.items():
-            place = range(address, address + layout.size)
             holder = next((s.thread.tid for s in self._sightings if s.state.address == gil.holder), None)
-            waiting = [s.thread.tid for s in self._sightings if self._futex(s) in place]
-            if holder is None or not waiting or not self._is_frozen(gil):
+            if holder is None:
                 continue
-            for tid in waiting:
-                now = read_blocked(self._pid, tid)
-                proven = now is not None and now.futex in place and self._is_same(gil)
-                evidence = f"the GIL has not left thread {holder} for {FROZEN_SECONDS:g} s, and is asked for"
-                edges.append(Edge(tid, holder, address, "GIL", proven, False, evidence))
+            evidence = f"the GIL has not left thread {holder} for {FROZEN_SECONDS:g} s, while it was asked for"
+            edges += [Edge(tid, holder, address, "GIL", True, False, evidence) for tid in self._watch(gil, holder)]
         return edges
 
-    def _is_frozen(self, gil: Gil) -> bool:
+    def _watch(self, gil: Gil, holder: int) -> list[int]:
+        """Return the threads that ask for a GIL; none if it goes round, or nobody does.
+
+        Who asks for it wakes every 5 ms, and may be seen running. As long as the GIL does not move, nobody has got it.
+        """
+        place = range(gil.address, gil.address + self._target.runtime.layout.gil_runtime_state.size)
+        tids = [s.thread.tid for s in self._sightings if s.thread.tid != holder]
+        unsure = {tid for tid in tids if (blocked := self._before.get(tid)) is None or blocked.futex in place}
+        asking: list[int] = []
         until = time.monotonic() + FROZEN_SECONDS
-        while self._is_same(gil):
+        while unsure or asking:
+            for tid in list(unsure):
+                blocked = read_blocked(self._pid, tid)
+                if blocked is not None and blocked.futex in place:
+                    asking.append(tid)
+                    unsure.remove(tid)
+            if not self._is_same(gil):
+                return []
             if time.monotonic() >= until:
-                return True
+                break
             time.sleep(BETWEEN_LOOKS)
-        return False
+        return asking
 
     def _is_same(self, gil: Gil) -> bool:
         return read_gil(self._target.memory, self._target.runtime.layout.gil_runtime_state, gil.address) == gil
