@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from threadsurgeon.model import Diagnosis, Frame, Listing, Plan, Report, Thread, WaitGraph
+from threadsurgeon.model import Diagnosis, Frame, Listing, Plan, Report, Thread, Wait, WaitGraph
 
 SCHEMA = 1
 
@@ -158,8 +158,15 @@ def _facts(thread: Thread) -> dict[str, Any]:
         "holds_gil": thread.holds_gil,
         "pool_worker": thread.pool_worker,
         "activity": thread.activity,
-        "waits_for": None if thread.waits_for is None else thread.waits_for._asdict(),
+        "waits_for": _wait(thread.waits_for),
     }
+
+
+def _wait(wait: Wait | None) -> dict[str, Any] | None:
+    if wait is None:
+        return None
+    kind, detail, seconds, remaining = wait
+    return {"kind": kind, "detail": detail, "seconds": seconds, "remaining_seconds": remaining}
 
 
 def _frames(frames: tuple[Frame, ...]) -> list[dict[str, Any]]:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -393,6 +391,7 @@ def test_child_in_a_namespace_has_the_id_that_we_see(any_python: Python) -> None
                 if wait is not None and wait.kind == "child":
                     break
             assert str(child) != inner_child
+            assert wait is not None
             assert wait.detail == f"waiting for child {child} (cat)"
         finally:
             outer.kill()

@@ -86,7 +86,7 @@ def _explain(around: Surroundings, subject: Subject, call: SystemCall, gil_size:
         return reason._replace(kind=known[0], detail=detail if reason.kind == "lock" else f"{detail} ({reason.detail})")
     if reason.kind == "lock" and subject.frames:
         kind, words = known or ("lock", "a lock")
-        return reason._replace(kind=kind, detail=f"waiting for {words}")
+        return Reason(kind, f"waiting for {words}", reason.timeout)
     return reason
 
 

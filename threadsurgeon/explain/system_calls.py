@@ -64,21 +64,23 @@ class Surroundings:
 
 def explain_call(around: Surroundings, call: SystemCall) -> Reason:
     """Say what the call waits for."""
-    number = _find_restarted(around.memory, call) if call.number == RESTART else call.number
-    explain = _CALLS.get(number)
-    if explain is None:
-        return Reason("system-call", f"in system call {number}")
-    reason = explain(around, call._replace(number=number))
-    if call.number == RESTART and reason.timeout is not None and reason.timeout.clock is None:
+    explain = _CALLS.get(call.number)
+    return explain(around, call) if explain else Reason("system-call", f"in system call {call.number}")
+
+
+def _explain_restart(around: Surroundings, call: SystemCall) -> Reason:
+    """restart_syscall(2) goes on after a stop with a call that has a timeout, with the arguments it had."""
+    number = _find_restarted(around.memory, call)
+    if number == RESTART:
+        return Reason("system-call", "waiting on after a stop")
+    reason = explain_call(around, call._replace(number=number))
+    if reason.timeout is not None and reason.timeout.clock is None:
         return reason._replace(timeout=None)  # what was left of it when the stop came is known to the kernel alone
     return reason
 
 
 def _find_restarted(memory: Memory, call: SystemCall) -> int:
-    """Return the number of the call that restart_syscall(2) goes on with after a stop, with the arguments it had.
-
-    The code still says it: ``mov $number,%eax; syscall`` is what glibc has before the program counter.
-    """
+    """Return the number of the call. The code still says it: glibc has ``mov $number,%eax; syscall`` before the address."""
     try:
         code = memory.read(call.program_counter - 7, 7)
     except BadAddress:
@@ -249,6 +251,7 @@ _CALLS: dict[int, _Explain] = {
     73: _explain_flock,
     128: _explain_signal,  # rt_sigtimedwait
     FUTEX: _explain_futex,
+    RESTART: _explain_restart,
     247: _explain_waitid,
     426: partial(_say, "io-uring", "waiting for io_uring"),
 }

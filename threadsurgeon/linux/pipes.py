@@ -6,73 +6,65 @@ import os
 import stat
 from collections.abc import Iterator
 
-from threadsurgeon.linux.process import describe_process
+from threadsurgeon.linux.process import describe_process, find_parent
 
-# A machine may have millions of descriptors: this many are looked at, those of close relatives first.
+# A machine may have millions of descriptors: no more than this many are looked at.
 MAX_DESCRIPTORS = 5_000
-# More than this many processes are counted, not named.
-NAMED = 3
 
 
 class PipeEnds:
-    """The pipes that some processes have open, read when first asked for, and once."""
+    """The pipes that processes have open: those of one process first, and others no further than it takes."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
-        self._holders: dict[tuple[str, bool], list[int]] | None = None
+        self._holders: dict[tuple[str, bool], int] = {}
+        self._unread = _list_processes(pid)
+        self._left = MAX_DESCRIPTORS
 
     def describe_other_end(self, link: str, *, writing: bool) -> str | None:
         """Say who has the end that the given one is connected to; None where nobody was found.
 
         ``link`` is what ``/proc/PID/fd/N`` leads to, ``writing`` says which end that is.
         """
-        if self._holders is None:
-            self._holders = _find_holders(self._pid)
-        holders = self._holders.get((link, not writing), [])
-        others = [pid for pid in holders if pid != self._pid]
-        names = ["this process"] if self._pid in holders else []
-        names += [name for name in map(describe_process, others[:NAMED]) if name]
-        if len(others) > NAMED:
-            names.append(f"{len(others) - NAMED} more")
-        return " and ".join(names) if names else None
+        wanted = link, not writing
+        while wanted not in self._holders and self._left > 0:
+            other = next(self._unread, None)
+            if other is None:
+                break
+            self._read(other)
+        holder = self._holders.get(wanted)
+        if holder is None:
+            return None
+        return "this process" if holder == self._pid else describe_process(holder)
 
-
-def _find_holders(pid: int) -> dict[tuple[str, bool], list[int]]:
-    """Return the processes that can read from (False) or write to (True) each pipe."""
-    holders: dict[tuple[str, bool], list[int]] = {}
-    left = MAX_DESCRIPTORS
-    for other in _list_processes(pid):
-        folder = f"/proc/{other}/fd"
+    def _read(self, pid: int) -> None:
+        """Note the pipes that the process can read from (False) or write to (True)."""
+        folder = f"/proc/{pid}/fd"
         try:
             names = os.listdir(folder)
         except OSError:  # ended, or another user's
-            continue
+            return
+        self._left -= len(names)
         for name in names:
-            left -= 1
-            if left < 0:
-                return holders
             path = f"{folder}/{name}"
             try:
                 link = os.readlink(path)
-                if not link.startswith("pipe:"):
-                    continue
-                mode = os.lstat(path).st_mode
+                mode = os.lstat(path).st_mode if link.startswith("pipe:") else 0
             except OSError:
                 continue
             # The permissions of the link are those of the descriptor: proc_pid_fd(5).
-            for writing, bit in ((False, stat.S_IRUSR), (True, stat.S_IWUSR)):
-                known = holders.setdefault((link, writing), [])
-                if mode & bit and other not in known:
-                    known.append(other)
-    return holders
+            if mode & stat.S_IRUSR:
+                self._holders.setdefault((link, False), pid)
+            if mode & stat.S_IWUSR:
+                self._holders.setdefault((link, True), pid)
 
 
 def _list_processes(pid: int) -> Iterator[int]:
-    """Yield the process itself, then those that were started after it (its children among them), then the others."""
+    """Yield the process itself, its parent, those that were started later (its children among them), then the others."""
     yield pid
-    try:
-        pids = sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
-    except OSError:
-        return
+    parent = find_parent(pid)
+    if parent:
+        yield parent
+    pids = sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
     yield from (other for other in pids if other > pid)
-    yield from (other for other in reversed(pids) if other < pid)
+    yield from (other for other in reversed(pids) if other < pid and other != parent)

@@ -275,6 +275,15 @@ def describe_process(pid: int) -> str | None:
         return None
 
 
+def find_parent(pid: int) -> int | None:
+    """Return the PID of the process's parent; None where there is none that we can see."""
+    try:
+        text = read_file(f"/proc/{pid}/stat", 1024)
+    except OSError:
+        return None
+    return int(text[text.rindex(b")") + 2 :].split()[1]) or None
+
+
 def is_alive(pid: int) -> bool:
     """Say whether the process lives: exists, and is neither a zombie nor dead."""
     try:
