@@ -26,9 +26,6 @@ logger = logging.getLogger(__name__)
 # Code may catch what a cut raised, and C code may be entered again by code that was insisted on: both once more, not for ever.
 ROUNDS = 2
 
-# Who drops an exception that no Python code has caught, and what helps.
-DROPS = "the C code that called it, as for __del__ and callbacks: only --force ends that, without unwinding"
-
 Technique = Callable[[Session, Examination, float], Applied]
 
 
@@ -82,12 +79,12 @@ class Climb:
             try:
                 applied = technique(self._session, examination, self._policy.timeout_seconds)
             except (Refused, UnsupportedPython) as error:
-                self.obstacle = f"{name} was refused: {error}"
+                self.obstacle = "; ".join(filter(None, (f"{name} was refused: {error}", error.hint)))
                 verdict = Verdict(verdict.outcome, watch.sight(), delivered=verdict.delivered)
             else:
                 verdict = self._look(watch, applied)
-                if applied.effect is Effect.DROPPED and verdict.outcome is Outcome.SURVIVED:
-                    self.obstacle = f"what is raised in {applied.skipped[-1]} is dropped by {DROPS}"
+                if verdict.outcome in (None, Outcome.SURVIVED):
+                    self.obstacle = applied.obstacle
         except (NoSuchThread, NoSuchProcess):
             alive = is_alive(self._target.pid)
             verdict = Verdict(Outcome.ENDED if alive else Outcome.TARGET_DIED, None, delivered=True)

@@ -202,7 +202,7 @@ class Cutter:
             except CannotUnwind as error:
                 why = str(error)
             self._run(watched, DANGER_SECONDS if watched else PASSING_SECONDS, deadline)
-        raise Refused(f"no safe moment to cut thread {self._victim.tid} in {tries} tries: {why}")
+        raise Refused(f"no safe moment to cut thread {self._victim.tid} in {tries} tries: {why}", hint="try again")
 
     def _is_good_moment(self, stack: _Stack) -> bool:
         if stack.system_call is not None:

@@ -24,6 +24,7 @@ from threadsurgeon.debugger import commands
 from threadsurgeon.debugger.commands import Pressed
 from threadsurgeon.debugger.cut_frames import Hand
 from threadsurgeon.debugger.session import Session
+from threadsurgeon.errors import Refused
 from threadsurgeon.inventory import Target
 from threadsurgeon.linux.perf import perf_events_in_use
 from threadsurgeon.model import Frame
@@ -39,11 +40,14 @@ MOST_HITS = 10_000
 # How often code may catch it before its handlers are left out.
 GENTLE = 3
 
+# Who drops an exception that no Python code has caught, and what helps.
+DROPS = "the C code that called it, as for __del__ and callbacks: only --force ends that, without unwinding"
+
 _EFFECTS = {
     "unwound": Effect.DELIVERED,
     "exited": Effect.DELIVERED,
     "caught": Effect.CAUGHT,
-    "dropped": Effect.DROPPED,
+    "dropped": Effect.CAUGHT,
     "no-check": Effect.NO_CHECK,
 }
 
@@ -76,7 +80,7 @@ def insist(
 
     Raises:
         UnsupportedPython: a function that we need is not there.
-        Refused: the thread has a shadow stack, or there was no safe moment to cut it.
+        Refused: the thread has a shadow stack.
         Otherwise as ``raise_async``.
     """
     target = examination.target
@@ -95,6 +99,7 @@ def insist(
     deadline = time.monotonic() + deadline_seconds
     arguments = victim.arguments()
     cut: list[str] = []
+    obstacle = None
     try:
         with perf_events_in_use(), session.custody(victim.pid, victim.tid):
             commands.insist(session, arguments, frames, options)
@@ -105,7 +110,11 @@ def insist(
                     break
                 pressed = commands.press(session, arguments, rested=stop is None)
                 if pressed is Pressed.DEAF and site is not None:
-                    cut += _cut(session, victim, site, deadline)
+                    try:
+                        cut += _cut(session, victim, site, deadline)
+                    except Refused as error:
+                        obstacle = f"what it calls could not be cut again: {error}"
+                        break
                     pressed = commands.press(session, arguments, rested=False)
                 if pressed is not Pressed.RUNNING:
                     break
@@ -113,14 +122,18 @@ def insist(
     except BaseException:
         withdraw_after_failure(victim)
         raise
+    skipped = _resolve(target, relented.skipped)
+    if relented.result == "dropped" and skipped:
+        obstacle = f"what is raised in {skipped[-1]} is dropped by {DROPS}"
     return Applied(
-        _EFFECTS[relented.result],
+        Effect.CAUGHT if obstacle else _EFFECTS[relented.result],
         relented.stopped_seconds,
         session.version,
         armed_seconds=relented.armed_seconds,
         rounds=relented.rounds,
-        skipped=_resolve(target, relented.skipped),
+        skipped=skipped,
         cut=tuple(cut),
+        obstacle=obstacle,
     )
 
 

@@ -23,8 +23,8 @@ RUNGS = {
         Rung(
             "insist",
             "code in it catches every exception: it is raised anew in each handler, and where that is not enough the handlers "
-            "of that one frame are left out",
-            "the except, finally and with blocks that are left out do not run: the report names them",
+            "of that one frame are left out; C code that was cut and is called again is cut again",
+            "the except, finally and with blocks that are left out do not run: the report names them; of C code, as by cut",
         ),
         Rung(
             "terminate",

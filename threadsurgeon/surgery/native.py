@@ -64,7 +64,7 @@ class NativeOperation:
             Refused: it never was at a place where it could be ended, or that was not confirmed.
         """
         if not self._policy.confirm(RUNG):
-            raise Refused(f"{RUNG.technique} was not confirmed")
+            raise Refused(f"{RUNG.technique} was not confirmed", hint="to say yes beforehand: --yes")
         session.wait_until_ready()
         tid, began = self._task.tid, time.monotonic()
         applied = terminate_native(session, self.target, tid, self._policy.timeout_seconds)

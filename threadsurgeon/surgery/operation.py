@@ -39,7 +39,8 @@ class Operation:
         try:
             self.before = self.target.see(tid)
         except NativeThread as error:
-            raise Refused(str(error), hint=error.hint) from None
+            hint = f"to end it without unwinding, where it waits in a system call: threadsurgeon kill --force {tid}"
+            raise Refused(str(error), hint=hint) from None
         self.examination = examine(self.target, self.before, policy.exception, allow_main=policy.allow_main)
         if policy.climb and not policy.allow_import and is_importing(self.before.thread):
             raise Refused(

@@ -52,7 +52,6 @@ class Effect(str, Enum):
     NO_CHECK = "no-check"  # no check was reached in time; nothing was raised
     EXITING = "exiting"  # the thread ends by itself now, without unwinding
     CAUGHT = "caught"  # raised again and again, and caught every time
-    DROPPED = "dropped"  # no Python code caught it, but the C code that had called that: it ignores errors
     CUT = "cut"  # native frames were removed, and it was raised below them
 
 
@@ -64,7 +63,7 @@ class Applied:
     ``stopped_seconds``: all stops added, from before the attach to after the detach. ``armed_seconds``: how long the
     thread ran with hardware breakpoints set. ``rounds``: how often it was raised anew. ``skipped``: the frames whose handlers
     (``except``, ``finally``, ``with``) were left out. ``cut``: the native frames that were removed, innermost first, each as
-    the name that it exports or else where it is.
+    the name that it exports or else where it is. ``obstacle``: why it was given up, in words.
     """
 
     effect: Effect
@@ -77,3 +76,4 @@ class Applied:
     rounds: int = 1
     skipped: tuple[Frame, ...] = ()
     cut: tuple[str, ...] = ()
+    obstacle: str | None = None
