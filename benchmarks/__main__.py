@@ -40,6 +40,7 @@ def main() -> None:
                 "rounds": rounds,
                 "machine": report.machine(),
                 "listing": listing.measure(rounds, arguments.quick, progress),
+                "waiting": listing.measure(rounds, arguments.quick, progress, behind_lock=True),
                 "operating": operating.measure(rounds, arguments.quick, folder, library, control, progress),
             }
     arguments.output.mkdir(parents=True, exist_ok=True)

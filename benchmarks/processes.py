@@ -55,9 +55,11 @@ class Run:
 
 
 @contextlib.contextmanager
-def running_target(threads: int, *, library: Path | None = None, gaps: Gaps | None = None) -> Iterator[Target]:
+def running_target(
+    threads: int, *, library: Path | None = None, gaps: Gaps | None = None, behind_lock: bool = False
+) -> Iterator[Target]:
     """Run a target, from when all its threads are there."""
-    arguments = [str(threads)]
+    arguments = [*(["--lock"] if behind_lock else []), str(threads)]
     if library and gaps:
         cpus = sorted(os.sched_getaffinity(0)) if gaps.heartbeats > 1 else [-1]
         arguments += [str(library), str(gaps.path), *(str(cpu) for cpu in cpus)]

@@ -138,6 +138,10 @@ def write(results: dict[str, Any]) -> str:
         + f"\n## Listing all threads\n\nNone of these stops the target. Medians of {results['rounds']}.\n\n"
         + listing_table(results["listing"])
         + complaints(results["listing"])
+        + "\n## Who waits for whom\n\nThe same, of threads that all wait for one lock: `locks` says who holds it, the others"
+        + " show stacks.\n\n"
+        + listing_table(results["waiting"])
+        + complaints(results["waiting"])
         + "\n## Operating on one thread\n\n`threadsurgeon cancel` ends a thread in `time.sleep`; the others attach and"
         + f" leave. Medians of {results['rounds']}, of the others 2.\n\n"
         + table(head, [operating_row(row) for row in results["operating"]])
