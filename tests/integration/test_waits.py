@@ -281,11 +281,12 @@ def test_waits_last_as_long_as_they_do(python: Python) -> None:
 def test_what_was_long_still_is_stuck(any_python: Python) -> None:
     """Stuck is what has not run for ten seconds in an endless wait: not a sleep, an idle worker or server, or a timeout."""
     with waiters(any_python) as process:
-        for _ in waiting("the lock's waiter has not run for ten seconds", 60):
+        stuck = ("lock", "queue", "join", "recv", "pipe", "child", "fifo")
+        for _ in waiting("they have not run for ten seconds", 60):
             threads = look(process)
-            if (wait_of(threads, "lock").seconds or 0) >= 10:
+            if all((wait_of(threads, name).seconds or 0) >= 10 for name in (*stuck, "sleep", "accept")):
                 break
-        for name in ("lock", "queue", "join", "recv", "pipe", "child", "fifo"):
+        for name in stuck:
             assert threads[name].activity == "stuck", name
         for name in ("sleep", "lock for a time", "poll"):
             assert threads[name].activity is None, name
@@ -317,11 +318,10 @@ def test_wait_for_the_gil_is_named(python: Python, behaviour: Behaviour, stuck: 
     victim = stuck(python, behaviour)
     for _ in waiting("the others wait for the GIL"):
         threads = {thread.name: thread for thread in threadsurgeon.list_threads(victim.pid).threads}
-        kinds = {wait_of(threads, name).kind for name in ("ticker-0", "ticker-1") if threads[name].waits_for}
-        if kinds == {"gil"}:
+        waits = [threads[name].waits_for for name in ("ticker-0", "ticker-1")]  # each wakes every 5 ms, and asks again
+        if all(wait is not None and (wait.kind, wait.text) == ("gil", "waiting for the GIL") for wait in waits):
             break
     assert wait_of(threads, "victim").kind == "sleep"
-    assert wait_of(threads, "ticker-0").detail == "waiting for the GIL"
     assert victim.is_traced_or_stopped() == []
 
 
@@ -332,7 +332,7 @@ def test_busy_thread_waits_for_nothing(python: Python, behaviour: Behaviour, stu
     for _ in waiting("seen while it runs"):
         thread = next(t for t in threadsurgeon.list_threads(victim.pid).threads if t.tid == victim.tid)
         assert thread.waits_for is None or thread.waits_for.kind == "gil"
-        if thread.waits_for is None and thread.activity == "busy":
+        if thread.waits_for is None and thread.activity in ("busy", None):  # None where the machine gives it little
             break
     victim.assert_lives_on(unwound=False)
 
