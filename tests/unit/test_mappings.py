@@ -135,6 +135,44 @@ def test_deleted_and_replaced_file_is_still_the_mapped_one(tmp_path):
         assert mapped.open_elf().loads
 
 
+@pytest.fixture
+def without_privileges(monkeypatch):
+    """Files are opened by their paths, as where map_files is not to be used."""
+    real = mappings.ElfFile
+
+    def open_by_path(path):
+        if "/map_files/" in path:
+            raise PermissionError(13, "Operation not permitted")
+        return real(path)
+
+    monkeypatch.setattr(mappings, "ElfFile", open_by_path)
+
+
+@pytest.mark.parametrize("name", ["libpython3.12.so.1.0", "python3.12", "libx.so"])
+@pytest.mark.usefixtures("without_privileges")
+def test_replaced_file_is_not_taken_for_the_mapped_one(tmp_path, monkeypatch, name):
+    """Its addresses would be wrong ones. Of an interpreter that is the end, of other libraries it is not."""
+    path, other = tmp_path / name, tmp_path / "other"
+    image = next(file for file in list_mapped_files(os.getpid()) if file.loaded and ".so" in file.path).path
+    with open(image, "rb") as source:
+        content = source.read()
+    path.write_bytes(content)
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ | mmap.PROT_EXEC, flags=mmap.MAP_PRIVATE):
+        mapped = next(f for f in list_mapped_files(os.getpid()) if f.path == str(path))
+        assert mapped.open_elf().loads
+        other.write_bytes(content[:64] + bytes([content[64] ^ 1]) + content[65:])
+        other.rename(path)
+        replaced = next(f for f in list_mapped_files(os.getpid()) if f.path == f"{path} (deleted)")
+
+        with pytest.raises((mappings.ReplacedFile, NotElf)):
+            replaced.open_elf()
+        if "python" in name:
+            with pytest.raises(PermissionDenied, match="was replaced"):
+                list(iterate_images(os.getpid()))
+        else:
+            assert str(path) not in [image.file.path for image in iterate_images(os.getpid())]
+
+
 def test_mapped_text_file_is_no_image(tmp_path):
     """A data file is passed over by iterate_images, and refused where it is opened."""
     path = tmp_path / "python-data.txt"

@@ -83,6 +83,11 @@ class ElfFile:
                     yield tag, value
 
     @property
+    def head(self) -> bytes:
+        """The file's first page."""
+        return self._data[:PAGE]
+
+    @property
     def loads(self) -> list[Segment]:
         """The segments that are mapped, lowest address first."""
         return [segment for segment in self.segments if segment.type == PT_LOAD]

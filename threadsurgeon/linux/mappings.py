@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -9,9 +10,17 @@ from typing import NamedTuple
 
 from threadsurgeon.errors import NoSuchProcess, PermissionDenied
 from threadsurgeon.linux.elf import ElfFile, NotElf
+from threadsurgeon.linux.memory import BadAddress, ProcessMemory
 
 # address-address perms offset device inode path; only lines with a path. proc_pid_maps(5)
 _LINE = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) (....) ([0-9a-f]+) (\S+) \d+ +(/.*)$", re.MULTILINE)
+
+
+_INTERPRETER = re.compile(r"(lib)?python[\d.]+[a-z]*(\.so[\d.]*)?( \(deleted\))?")
+
+
+class ReplacedFile(OSError):
+    """At the path of a mapped file there is another one."""
 
 
 class MappedFile(NamedTuple):
@@ -32,6 +41,7 @@ class MappedFile(NamedTuple):
 
         Raises:
             NotElf: it is something else.
+            ReplacedFile: there is another file at its path now, and the mapped one is not readable for us.
             OSError: not readable for us.
         """
         # The link in map_files leads to the mapped file itself even where its path is deleted, replaced, or means
@@ -39,7 +49,16 @@ class MappedFile(NamedTuple):
         try:
             return ElfFile(f"/proc/{self.pid}/map_files/{self.start:x}-{self.end:x}")
         except (PermissionError, FileNotFoundError):
-            return ElfFile(f"/proc/{self.pid}/root{self.path.removesuffix(' (deleted)')}")
+            elf = ElfFile(f"/proc/{self.pid}/root{self.path.removesuffix(' (deleted)')}")
+        # Addresses of another build would be those of anything. The header, the table of segments and the build id stand in
+        # the first page, which is mapped as it is in the file.
+        try:
+            head = ProcessMemory(self.pid).read(self.start, len(elf.head)) if self.offset == 0 else elf.head
+        except (BadAddress, PermissionDenied):
+            return elf  # whoever reads on will find out why
+        if head != elf.head:
+            raise ReplacedFile(errno.ESTALE, "replaced since it was mapped", self.path)
+        return elf
 
 
 def list_mapped_files(pid: int) -> list[MappedFile]:
@@ -108,6 +127,10 @@ def iterate_images(pid: int) -> Iterator[Image]:
         except NotElf:
             continue
         except OSError as error:
+            if isinstance(error, ReplacedFile) and _INTERPRETER.fullmatch(os.path.basename(file.path)):
+                raise PermissionDenied(
+                    f"{file.path} was replaced since process {pid} began; only root can open the one that it runs"
+                ) from None
             refused = error
             continue
         bias = elf.load_bias(file.start, file.offset)
