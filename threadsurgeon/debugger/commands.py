@@ -21,7 +21,17 @@ from threadsurgeon.linux.process import is_alive, list_tids, read_status
 
 @dataclass(frozen=True, slots=True)
 class VictimArguments:
-    """What every command needs to find its thread and to be sure of it; the fields of ``surgery.technique.Victim``."""
+    """What every command needs to find its thread and to be sure of it: the fields of ``Victim`` in ``gdb_scripts/victim.py``.
+
+    All of it is found beforehand by looking only, and checked again when the thread is stopped and can change no more:
+    ``start_time`` (field 22 of ``/proc/PID/task/TID/stat``), and ``ident`` at ``thread_id_address`` and in the thread's own
+    ``fs_base``.
+
+    ``flags`` make the eval loop look for the exception: (address, size in bytes, bits to set). From 3.13 on that is the lowest
+    byte of ``tstate->eval_breaker`` alone: other threads set other bits. Before, ``eval_breaker_sources`` are the addresses of
+    the other ints that ``eval_breaker`` sums up, looked at when the exception is taken back; from 3.13 on there are none.
+    ``exception_refcnt_address`` is None where builtin classes are immortal (3.12 on).
+    """
 
     pid: int
     tid: int
@@ -33,6 +43,10 @@ class VictimArguments:
     eval_breaker_sources: tuple[int, ...]
     exception: int
     exception_refcnt_address: int | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return these fields, and none that a subclass adds."""
+        return {name: getattr(self, name) for name in VictimArguments.__slots__}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +102,12 @@ class Relented:
 
 def raise_async(session: Session, victim: VictimArguments) -> Raised:
     """Make the exception pending in the thread, in one stop. Leaves behind: the pending exception."""
-    return Raised(**_send(session, "-ts-raise", victim, {"victim": _fields(victim)}))
+    return Raised(**_send(session, "-ts-raise", victim, {"victim": victim.as_json()}))
 
 
 def withdraw(session: Session, victim: VictimArguments) -> Withdrawn:
     """Take the exception back if it is still pending, in one stop."""
-    return Withdrawn(**_send(session, "-ts-withdraw", victim, {"victim": _fields(victim)}))
+    return Withdrawn(**_send(session, "-ts-withdraw", victim, {"victim": victim.as_json()}))
 
 
 def arm(
@@ -110,7 +124,7 @@ def arm(
     Leaves gdb attached.
     """
     arguments = {
-        "victim": _fields(victim),
+        "victim": victim.as_json(),
         "functions": dict(functions),
         "also_pending": also_pending,
         "set_none": set_none,
@@ -126,7 +140,7 @@ def strike(session: Session, victim: VictimArguments) -> Struck:
 
 def insist(session: Session, victim: VictimArguments, frames: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     """Raise in the thread, and again wherever that is caught; let it run meanwhile. Leaves gdb attached."""
-    arguments = {"victim": _fields(victim), "frames": dict(frames), "options": dict(options)}
+    arguments = {"victim": victim.as_json(), "frames": dict(frames), "options": dict(options)}
     _send(session, "-ts-insist", victim, arguments, stays_attached=True)
 
 
@@ -141,10 +155,6 @@ def press(session: Session, victim: VictimArguments, *, rested: bool) -> Pressed
 def relent(session: Session, victim: VictimArguments) -> Relented:
     """Leave the stopped or ended thread alone: nothing pending, no breakpoints, detached."""
     return Relented(**_send(session, "-ts-relent", victim, {}))
-
-
-def _fields(victim: VictimArguments) -> dict[str, Any]:
-    return {name: getattr(victim, name) for name in VictimArguments.__slots__}
 
 
 def _send(
@@ -175,4 +185,4 @@ def explain(message: str, pid: int, tid: int) -> ThreadsurgeonError:
         if tracer:
             return TargetBusy(f"thread {tid} is traced by process {tracer}")
         return explain_refusal(pid, f"trace thread {tid}")
-    return DebuggerFailed(f"gdb: {message}")
+    return DebuggerFailed(f"gdb: {message}", hint=f"does operating work here at all? threadsurgeon doctor {pid}")
