@@ -100,6 +100,7 @@ CPU_SECONDS = 3000
 OPERATIONS_PER_GDB = 50
 # Until then the process still grows by itself: caches, arenas of its allocators, stacks of its threads.
 WARM_UP = 0.2
+MOST_SHOWN = 20
 
 
 @dataclass
@@ -224,7 +225,8 @@ def soak_all(pythons: Sequence[Python], operations: int, seed: int, jobs: int) -
     with ThreadPoolExecutor(jobs) as pool:
         for course in pool.map(lambda python: soak(python, operations, seed), pythons):
             courses.append(course)
-            print("\n    ".join([str(course), *course.missed, *(f"HARM: {harm}" for harm in course.harm)]), flush=True)
+            missed = course.missed[:MOST_SHOWN] + ["…"] * (len(course.missed) > MOST_SHOWN)
+            print("\n    ".join([str(course), *missed, *(f"HARM: {harm}" for harm in course.harm)]), flush=True)
     return courses
 
 
