@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+LOCKS = "/proc/locks"
 
 def find_lock_holder(pid: int, inode: int | None) -> int | None:
     """Return the process that holds the lock on a file that process ``pid`` waits for; None where it cannot be told.
@@ -9,8 +10,8 @@ def find_lock_holder(pid: int, inode: int | None) -> int | None:
     ``inode`` is the file's; where it is None (before Linux 5.14), any file for which the process waits.
     """
     try:
-        with open("/proc/locks", encoding="ascii") as file:
-            lines = [line.split() for line in file]
+        with open(LOCKS, encoding="ascii") as file:
+            lines = [line.split() for line in file if not line.isspace()]
     except OSError:
         return None
     # "7: FLOCK  ADVISORY  WRITE 812 fd:01:1234 0 EOF", and for each that waits for it "7: -> FLOCK ADVISORY WRITE 815 …".
