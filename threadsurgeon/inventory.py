@@ -78,6 +78,7 @@ class Target:
         except (PermissionDenied, BadAddress) as error:
             raise explain_permission(pid, error) from None
         self._tid_offset: int | None = None
+        self._known: tuple[list[Interpreter], dict[int, int]] = ([], {})
 
     @property
     def python(self) -> Python:
@@ -223,6 +224,14 @@ class Target:
             offset = layout.interpreter_frame.localsplus
         return int.from_bytes(self.memory.read(frame.address + offset, 8), "little") & TAG_MASK
 
+    def sample_gil(self) -> list[int]:
+        """Return who holds a GIL at this moment, as TIDs that the target itself sees; one read for each GIL.
+
+        Only threads are told that were there at the last look at all of them.
+        """
+        interpreters, tids = self._known
+        return [tids[holder] for holder in self._find_holders(interpreters) if holder in tids]
+
     def find_gil_holder(self) -> Thread | None:
         """Return the thread that holds a GIL at this moment, None while it is free, or where no living thread holds it."""
         interpreters, states, tids = self._list_states()
@@ -243,7 +252,9 @@ class Target:
         """Return the interpreters, the thread states, and the TIDs that the target itself sees by the states' addresses."""
         interpreters = list_interpreters(self.memory, self.runtime)
         states = list_thread_states(self.memory, self.runtime, interpreters)
-        return interpreters, states, self._find_tids(states)
+        tids = self._find_tids(states)
+        self._known = (interpreters, tids)
+        return interpreters, states, tids
 
     def _find_namespace_tid(self, task: Task) -> int:
         if len(self.status.namespace_pids) == 1:

@@ -12,7 +12,7 @@ from textual.pilot import Pilot
 
 from tests.unit import examples
 from threadsurgeon.errors import NoSuchProcess, NoSuchThread, Refused
-from threadsurgeon.model import Frame
+from threadsurgeon.model import Frame, WaitGraph
 from threadsurgeon.tui.app import LiveView
 from threadsurgeon.tui.rows import FADING, Rows
 from threadsurgeon.tui.source import Source
@@ -57,6 +57,12 @@ class PlayedProcess:
         if self.error:
             raise self.error
         return examples.LISTING._replace(threads=tuple(self.threads))
+
+    def sample_gil(self):
+        return [4712]
+
+    def find_locks(self):
+        return WaitGraph(4711, (MAIN, WAITING), (), (), (), ())
 
     def see(self, thread):
         with suppress(StopIteration):
@@ -119,7 +125,7 @@ def test_first_screen():
     async def script(screen):
         lines = await screen.shows("4713", "Quit")
         assert lines[0].startswith("process 4711: CPython 3.12.1, 3 threads, 1 native · GIL held by 4712")
-        assert lines[1].split() == ["TID", "NAME", "STATE", "CPU%", "CPU", "GIL%", "WHERE"]
+        assert lines[1].split() == ["TID", "NAME", "STATE", "CPU%", "CPU", "GIL%", "WAITS", "FOR,", "WHERE"]
         assert [line.split()[:3] for line in lines[2:5]] == [
             ["4711", "MainThread", "sleeping"],
             ["4712", "worker", "[GIL,"],
@@ -256,6 +262,30 @@ def test_end_of_the_process_is_shown_and_nothing_is_offered_any_more():
         assert process.asked == []
 
     play(process, script)
+
+
+def test_share_of_the_gil():
+    async def script(screen):
+        await screen.shows("4712")
+        for _ in range(100):
+            row = next(line for line in screen.lines if "4712" in line and "worker" in line)
+            if " 100 " in row:
+                return
+            await asyncio.sleep(0.05)
+        raise AssertionError(row)
+
+    play(PlayedProcess(), script)
+
+
+def test_locks_and_back():
+    async def script(screen):
+        await screen.shows("4712")
+        await screen.press("l")
+        await screen.shows("process 4711", "Look again")
+        await screen.press("escape")
+        await screen.shows("WHERE")
+
+    play(PlayedProcess(), script)
 
 
 def test_help_names_every_key_of_the_footer():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 
 from textual import on, work
 from textual.app import App, ComposeResult
@@ -16,6 +17,7 @@ from threadsurgeon.model import Listing, Thread
 from threadsurgeon.render import printable
 from threadsurgeon.tui.dialog import OperateDialog
 from threadsurgeon.tui.help import HelpScreen
+from threadsurgeon.tui.locks import LocksScreen
 from threadsurgeon.tui.process import Process
 from threadsurgeon.tui.rows import SORT_KEYS, Rows
 from threadsurgeon.tui.source import Source
@@ -25,6 +27,7 @@ from threadsurgeon.tui.table import Lines, ThreadsTable
 # The view may cost this share of a core; between two looks it waits accordingly, but not longer than anyone would.
 MOST_CPU_SHARE = 0.015
 SHORTEST_WAIT, LONGEST_WAIT = 1.0, 10.0
+GIL_SECONDS = 0.025  # between two samples of who holds the GIL
 
 
 class LiveView(App[None]):
@@ -35,6 +38,7 @@ class LiveView(App[None]):
     BINDINGS = [
         Binding("c", "operate('cancel')", "Cancel"),
         Binding("k", "operate('kill')", "Kill"),
+        Binding("l", "locks", "Locks"),
         Binding("slash", "filter", "Filter", key_display="/"),
         Binding("s", "sort", "Sort"),
         Binding("n", "native", "Native"),
@@ -57,6 +61,7 @@ class LiveView(App[None]):
         self._ended = ""
         self._cost = ""
         self._look_now = threading.Event()
+        self._gil_percent: dict[int, float] = {}
         # Kept, not searched for: a look may arrive when the screen is gone already.
         self._title = Static(id="title", markup=False)
         self._table = ThreadsTable()
@@ -102,17 +107,25 @@ class LiveView(App[None]):
             self._wait(cpu, began)
 
     def _wait(self, cpu: float, began: float) -> None:
-        """Wait for as long as keeps our share of a core small; drawing counts, which comes after the look."""
+        """Wait for as long as keeps our share of a core small, and see meanwhile who holds the GIL."""
         self._look_now.clear()
-        self._look_now.wait(SHORTEST_WAIT)
-        spent = time.process_time() - cpu
-        self._look_now.wait(min(LONGEST_WAIT, spent / MOST_CPU_SHARE) - SHORTEST_WAIT)
-        seconds = time.monotonic() - began
-        self._cost = f"a look each {seconds:.1f} s costs {100 * (time.process_time() - cpu) / seconds:.1f} % of a core"
+        holders: Counter[int] = Counter()
+        samples = 0
+        seconds = spent = 0.0
+        # What was drawn after the look counts too.
+        while seconds < max(SHORTEST_WAIT, min(LONGEST_WAIT, spent / MOST_CPU_SHARE)):
+            if self._look_now.wait(GIL_SECONDS):
+                break
+            holders.update(self._process.sample_gil())
+            samples += 1
+            seconds, spent = time.monotonic() - began, time.process_time() - cpu
+        self._gil_percent = {tid: 100 * seen / samples for tid, seen in holders.items()}
+        if seconds:
+            self._cost = f"a look each {seconds:.1f} s costs {100 * spent / seconds:.1f} % of a core"
 
     def _take(self, listing: Listing) -> None:
         self._listing = listing
-        self._rows.update(listing, time.monotonic(), {})
+        self._rows.update(listing, time.monotonic(), self._gil_percent)
         self._show()
 
     def _show(self) -> None:
@@ -204,6 +217,10 @@ class LiveView(App[None]):
         self._frozen = not self._frozen
         self._look_now.set()
         self._show()
+
+    def action_locks(self) -> None:
+        """Show who waits for whom."""
+        self.push_screen(LocksScreen(self._process))
 
     def action_help(self) -> None:
         """Show what the keys and columns mean."""

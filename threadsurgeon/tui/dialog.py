@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import io
+from functools import partial
 
-from rich.console import Console
 from rich.text import Text
 from textual import on, work
 from textual.app import ComposeResult
@@ -17,6 +16,7 @@ from threadsurgeon.errors import ThreadsurgeonError
 from threadsurgeon.model import Thread
 from threadsurgeon.render import print_error, print_plan, printable
 from threadsurgeon.tui.process import Operation, Process
+from threadsurgeon.tui.text import capture
 
 # What lets an operation go on that is refused without it.
 FLAGS = {
@@ -82,19 +82,15 @@ class OperateDialog(ModalScreen[str]):
 
     @work(thread=True, exclusive=True, group="plan")
     def _make_plan(self, flags: list[str]) -> None:
-        console = Console(file=io.StringIO(), width=200, highlight=False, emoji=False, soft_wrap=True)
         try:
-            print_plan(console, self._process.plan(self._command, self._thread, flags))
+            plan = self._process.plan(self._command, self._thread, flags)
         except ThreadsurgeonError as error:
-            print_error(error, console)
-            possible = False
+            self.call_later(self._show_plan, capture(partial(print_error, error)), False)
         else:
-            possible = True
-        assert isinstance(console.file, io.StringIO)
-        self.call_later(self._show_plan, console.file.getvalue(), possible)
+            self.call_later(self._show_plan, capture(partial(print_plan, plan=plan)), True)
 
     def _show_plan(self, text: str, possible: bool) -> None:
-        self._text.update(Text(text.rstrip()))
+        self._text.update(Text(text))
         self._possible = possible
         self._go.disabled = not possible
 

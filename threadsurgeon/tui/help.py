@@ -14,6 +14,7 @@ The process is only looked at. Nothing is done to it before you confirm it with 
   ↑ ↓ PgUp PgDn  choose a thread       Enter  its stack, as it changes
   c  cancel      raise an exception in it, also where it waits
   k  kill        the same, then by harder means, each after the gentler ones failed
+  l  locks       who waits for what, who holds it, deadlocks
   /  filter      only lines that have these words; Esc shows all
   s  sort        by TID, CPU, GIL, name, state
   n  native      hide or show threads without Python state
@@ -23,7 +24,7 @@ The process is only looked at. Nothing is done to it before you confirm it with 
 
   CPU%   of one core, since the last look; beside it the last looks as bars
   GIL%   how often it was seen holding the GIL since the last look
-  WHERE  the innermost Python frame
+  WHERE  the innermost Python frame, after what the thread waits for in it
 
 Threads that have ended are struck out for a moment. The line at the top says what looking costs.
 """

@@ -12,7 +12,7 @@ from pathlib import Path
 import threadsurgeon
 from threadsurgeon.errors import NoSuchThread
 from threadsurgeon.inventory import Target
-from threadsurgeon.model import Listing, Plan, Thread
+from threadsurgeon.model import Listing, Plan, Thread, WaitGraph
 
 
 class Process:
@@ -29,6 +29,14 @@ class Process:
     def list_threads(self) -> Listing:
         """Return every thread; errors as ``threadsurgeon.list_threads``."""
         return self._target.list_threads()
+
+    def sample_gil(self) -> list[int]:
+        """Return who holds a GIL at this moment, as TIDs that the process itself sees."""
+        return self._target.sample_gil()
+
+    def find_locks(self) -> WaitGraph:
+        """Return who waits for whom; errors as ``threadsurgeon.find_locks``."""
+        return threadsurgeon.find_locks(self.pid)
 
     def see(self, thread: Thread) -> Thread:
         """Return one Python thread as it is now.

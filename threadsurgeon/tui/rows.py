@@ -14,7 +14,7 @@ HISTORY = 6  # looks
 FADING = 3  # looks for which a thread that ended is still shown
 BARS = " ▁▂▃▄▅▆▇█"
 
-COLUMNS = ("TID", "NAME", "STATE", "CPU%", "CPU", "GIL%", "WHERE")
+COLUMNS = ("TID", "NAME", "STATE", "CPU%", "CPU", "GIL%", "WAITS FOR, WHERE")
 SORT_KEYS: dict[str, Callable[[Row], object]] = {
     "tid": lambda row: (not row.thread.main, row.thread.tid),
     "cpu": lambda row: (-(row.cpu_percent or 0.0), -row.thread.cpu_seconds, row.thread.tid),
@@ -49,7 +49,7 @@ class Row(NamedTuple):
             "-" if self.cpu_percent is None else f"{self.cpu_percent:.0f}",
             "".join(_bar(percent) for percent in self.history).rjust(HISTORY),
             f"{self.gil_percent:.0f}" if thread.python else "",
-            _where(thread),
+            " · ".join(filter(None, [printable(thread.waits_for.detail) if thread.waits_for else "", _where(thread)])),
         )
 
     def matches(self, words: str) -> bool:
@@ -73,7 +73,7 @@ class Rows:
         self._past: dict[tuple[int, int], _Past] = {}
 
     def update(self, listing: Listing, now: float, gil_percent: dict[int, float]) -> None:
-        """Take in a new look, made at ``now`` (seconds of a monotonic clock). ``gil_percent``: by TID, since the last."""
+        """Take in a look made at ``now`` (monotonic, seconds). ``gil_percent``: by the TID that the target itself sees."""
         past, self._past = self._past, {}
         for thread in listing.threads:
             key = (thread.tid, thread.start_time)
@@ -85,7 +85,7 @@ class Rows:
                 if now > before.at:
                     percent = 100 * (thread.cpu_seconds - before.row.thread.cpu_seconds) / (now - before.at)
             history.append(percent or 0.0)
-            row = Row(thread, percent, tuple(history), gil_percent.get(thread.tid, 0.0))
+            row = Row(thread, percent, tuple(history), gil_percent.get(thread.namespace_tid, 0.0))
             self._past[key] = _Past(row, now, 0)
         for key, gone in past.items():
             if gone.ended_looks < FADING:
