@@ -20,6 +20,47 @@ class Frame(NamedTuple):
         return f"{self.function} ({self.file}:{self.line if self.line is not None else '?'})"
 
 
+class Wait(NamedTuple):
+    """What a thread waits for, as the kernel and its Python stack show it.
+
+    ``kind`` is one of: gil, lock, condition, event, semaphore, barrier, queue, thread, future, work, import, sleep, read,
+    write, receive, send, accept, connect, readiness, event-loop, child, file-lock, open, sync, device, signal, io-uring,
+    page-fault, stopped, traced, system-call. ``detail`` says it in words. ``seconds``: for how long the thread has not run
+    at all; ``remaining_seconds``: when at most it goes on by itself. Both are None where that is not known.
+    """
+
+    kind: str
+    detail: str
+    seconds: float | None = None
+    remaining_seconds: float | None = None
+
+    @property
+    def text(self) -> str:
+        """The whole in words: ``sleeping, 59 of 60 s left``."""
+        waited, left = self.seconds, self.remaining_seconds
+        if left is not None and waited is not None and waited + left < 600:
+            return f"{self.detail}, {left:.0f} of {waited + left:.0f} s left"
+        if left is not None:
+            return f"{self.detail}, {_duration(left)} left"
+        if waited is not None and waited >= 1:
+            return f"{self.detail}, {_duration(waited)}"
+        return self.detail
+
+
+def _duration(seconds: float) -> str:
+    whole = round(seconds)
+    for size, unit, smaller_size, smaller in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= 2 * size:
+            return f"{whole // size} {unit} {whole % size // smaller_size} {smaller}"
+    return f"{whole} s"
+
+
+# What a server's threads do while there is nothing to do.
+_IDLE = frozenset({"work", "accept", "event-loop"})
+_BUSY_PERCENT = 10.0
+_STUCK_SECONDS = 10.0
+
+
 class Thread(NamedTuple):
     """One OS thread of the target, with what Python knows of it where it has Python state.
 
@@ -44,6 +85,25 @@ class Thread(NamedTuple):
     holds_gil: bool = False
     pool_worker: bool = False
     frames: tuple[Frame, ...] = ()
+    waits_for: Wait | None = None
+
+    @property
+    def activity(self) -> str | None:
+        """What was seen of it: ``busy``, ``idle``, ``stuck``, or None for nothing of these.
+
+        Busy: it used a tenth of a CPU or more while we looked. Idle: it waits for work, a connection, or an event loop's
+        events. Stuck: it has not run at all for ten seconds or more, in a wait that nothing but another can end, and is
+        not idle.
+        """
+        if self.cpu_percent is not None and self.cpu_percent >= _BUSY_PERCENT:
+            return "busy"
+        wait = self.waits_for
+        if wait is None:
+            return None
+        if wait.kind in _IDLE:
+            return "idle"
+        endless = wait.seconds is not None and wait.seconds >= _STUCK_SECONDS and wait.remaining_seconds is None
+        return "stuck" if endless and wait.kind != "sleep" else None
 
 
 class Python(NamedTuple):
