@@ -22,7 +22,7 @@ from threadsurgeon.model import Check, CheckStatus
 OK, WARNING, FAILED, SKIPPED = CheckStatus.OK, CheckStatus.WARNING, CheckStatus.FAILED, CheckStatus.SKIPPED
 TRIAL_SECONDS = 2.0
 READ = 0  # the system call, on x86-64
-NEWEST_TRIED = 18
+NEWEST_TRIED = 17
 BREAKPOINT_REMEDY = (
     "operate from where the processor's debug registers are to be had: not in gVisor, nor in a virtual machine without them"
 )
