@@ -37,8 +37,7 @@ class Hand:
 
     def hold(self) -> Seen:
         """Attach and keep the thread stopped."""
-        fields = {name: getattr(self._victim, name) for name in VictimArguments.__slots__}
-        return self._seen(self._send("-ts-hold", {"victim": fields}))
+        return self._seen(self._send("-ts-hold", {"victim": self._victim.as_json()}))
 
     def look(self) -> Seen:
         """Look at a thread that is stopped, and held by another command. Takes the breakpoints away.

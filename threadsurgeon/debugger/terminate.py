@@ -51,7 +51,7 @@ def terminate(
     }
     if way_out is not None:
         arguments["python"] = {
-            "victim": {name: getattr(way_out.victim, name) for name in VictimArguments.__slots__},
+            "victim": way_out.victim.as_json(),
             "gil": way_out.gil,
             "stores": way_out.stores,
             "stack": way_out.stack,

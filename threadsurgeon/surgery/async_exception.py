@@ -26,14 +26,14 @@ def raise_async(session: Session, victim: Victim) -> Applied:
         DebuggerError: gdb failed.
     """
     with session.custody(victim.pid, victim.tid):
-        raised = commands.raise_async(session, victim.arguments())
+        raised = commands.raise_async(session, victim)
     return Applied(Effect.SET, raised.stopped_seconds, session.version, previous=raised.previous)
 
 
 def withdraw(session: Session, victim: Victim) -> bool:
     """Take the pending exception back; False if it is not pending (any more). Raises as ``raise_async``."""
     with session.custody(victim.pid, victim.tid):
-        return commands.withdraw(session, victim.arguments()).withdrawn
+        return commands.withdraw(session, victim).withdrawn
 
 
 def withdraw_after_failure(victim: Victim) -> None:

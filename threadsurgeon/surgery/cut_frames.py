@@ -136,7 +136,7 @@ def cut(session: Session, victim: Victim, site: Site, deadline_seconds: float) -
     """
     refuse_shadow_stack(victim)
     with perf_events_in_use(), session.custody(victim.pid, victim.tid):
-        hand = Hand(session, victim.arguments())
+        hand = Hand(session, victim)
         seen = hand.hold()
         try:
             made = Cutter(victim, site, hand, seen).perform(time.monotonic() + deadline_seconds)

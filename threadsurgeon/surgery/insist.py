@@ -97,28 +97,27 @@ def insist(
         "most_hits": MOST_HITS,
     }
     deadline = time.monotonic() + deadline_seconds
-    arguments = victim.arguments()
     cut: list[str] = []
     obstacle = None
     try:
         with perf_events_in_use(), session.custody(victim.pid, victim.tid):
-            commands.insist(session, arguments, frames, options)
+            commands.insist(session, victim, frames, options)
             while True:
                 rest = Rest(target, examination.sighting)
                 stop = session.wait_for_stop(max(0.0, deadline - time.monotonic()), until=rest.has_come)
                 if (stop or session.interrupt()).thread_ended or time.monotonic() >= deadline:
                     break
-                pressed = commands.press(session, arguments, rested=stop is None)
+                pressed = commands.press(session, victim, rested=stop is None)
                 if pressed is Pressed.DEAF and site is not None:
                     try:
                         cut += _cut(session, victim, site, deadline)
                     except Refused as error:
                         obstacle = f"what it calls could not be cut again: {error}"
                         break
-                    pressed = commands.press(session, arguments, rested=False)
+                    pressed = commands.press(session, victim, rested=False)
                 if pressed is not Pressed.RUNNING:
                     break
-            relented = commands.relent(session, arguments)
+            relented = commands.relent(session, victim)
     except BaseException:
         withdraw_after_failure(victim)
         raise
@@ -138,7 +137,7 @@ def insist(
 
 
 def _cut(session: Session, victim: Victim, site: Site, deadline: float) -> tuple[str, ...]:
-    hand = Hand(session, victim.arguments())
+    hand = Hand(session, victim)
     made = Cutter(victim, site, hand, hand.look()).perform(deadline)
     return () if made is None else made.frames
 

@@ -47,7 +47,6 @@ def interrupt(session: Session, victim: Victim, deadline_seconds: float, *, also
     refuse_shadow_stack(victim)
     memory = ProcessMemory(victim.pid)
     return_minus_one = find_return_minus_one(memory, victim.functions[RAISE])
-    arguments = victim.arguments()
 
     def delivered() -> bool:
         try:
@@ -59,7 +58,7 @@ def interrupt(session: Session, victim: Victim, deadline_seconds: float, *, also
     with perf_events_in_use(), session.custody(victim.pid, victim.tid):
         commands.arm(
             session,
-            arguments,
+            victim,
             functions,
             also_pending=also_pending,
             set_none=victim.functions[RAISE],
@@ -67,7 +66,7 @@ def interrupt(session: Session, victim: Victim, deadline_seconds: float, *, also
         )
         if session.wait_for_stop(deadline_seconds, until=delivered if also_pending else None) is None:
             session.interrupt()
-        struck = commands.strike(session, arguments)
+        struck = commands.strike(session, victim)
     if struck.result == "exited":
         if not also_pending:
             raise NoSuchThread(f"thread {victim.tid} ended by itself")

@@ -11,36 +11,15 @@ from threadsurgeon.model import Frame
 
 
 @dataclass(frozen=True, slots=True)
-class Victim:
-    """Everything a technique needs to know of the thread, found beforehand by looking only.
+class Victim(VictimArguments):
+    """Everything a technique needs to know of the thread.
 
-    All of it is checked again when the thread is stopped and can change no more: ``start_time`` (field 22 of
-    ``/proc/PID/task/TID/stat``), and ``ident`` at ``thread_id_address`` and in the thread's own ``fs_base``.
-
-    ``flags`` make the eval loop look for the exception: (address, size in bytes, bits to set). From 3.13 on that is the lowest
-    byte of ``tstate->eval_breaker`` alone: other threads set other bits. Before, ``eval_breaker_sources`` are the addresses of
-    the other ints that ``eval_breaker`` sums up, looked at when the exception is taken back; from 3.13 on there are none.
-    ``exception_refcnt_address`` is None where builtin
-    classes are immortal (3.12 on). ``functions`` holds PyErr_SetNone, and PyErr_CheckSignals, Py_MakePendingCalls and
-    _PyEval_MakePendingCalls where they are exported.
+    ``functions`` holds PyErr_SetNone, and PyErr_CheckSignals, Py_MakePendingCalls and _PyEval_MakePendingCalls where they are
+    exported.
     """
 
-    pid: int
-    tid: int
-    start_time: int
     thread_state: int
-    thread_id_address: int
-    ident: int
-    async_exc_address: int
-    flags: tuple[tuple[int, int, int], ...]
-    eval_breaker_sources: tuple[int, ...]
-    exception: int
-    exception_refcnt_address: int | None
     functions: Mapping[str, int]
-
-    def arguments(self) -> VictimArguments:
-        """Return the part that travels to gdb with every command."""
-        return VictimArguments(**{name: getattr(self, name) for name in VictimArguments.__slots__})
 
 
 class Effect(str, Enum):

@@ -46,6 +46,8 @@ HOLDS_NOTHING = frozenset(
     (7, 23, 34, 35, 43, 45, 47, 61, 65, 70, 73, 128, 130, 220, 230, 232, 247, 270, 271, 281, 288)
 )
 
+WHEN_DROPPED = "it can be while it waits in a system call that holds nothing: try again, or with a longer --grace"
+
 Obstacle = Callable[[int, int, SystemCall], "str | None"]
 """Says why a thread (PID, TID) that waits in a system call may not be dropped there; None if it may."""
 
@@ -175,7 +177,7 @@ class _Departure:
             # Frames live there, and frame objects that others keep (in tracebacks) point to them: not to be freed.
             stores = ((state.address + layout.thread_state.datastack_chunk, 8, 0),)
         return WayOut(
-            victim=victim.arguments(),
+            victim=victim,
             gil=((gil.address + layout.gil_runtime_state.last_holder, 8, state.address),) if holds else (),
             stores=stores,
             stack=stack,
@@ -200,7 +202,7 @@ def _await_place(pid: int, tid: int, find_obstacle: Obstacle, deadline: float) -
         if call is not None and reason is None:
             return call
         if time.monotonic() >= deadline:
-            raise Refused(f"thread {tid} cannot be dropped where it is: {reason}")
+            raise Refused(f"thread {tid} cannot be dropped where it is: {reason}", hint=WHEN_DROPPED)
         time.sleep(POLL_SECONDS)
 
 
