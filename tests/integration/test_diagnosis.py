@@ -242,6 +242,23 @@ def test_without_privileges(nobody: list[str], any_python: Python, stuck: Start)
     assert not victim.assert_lives_on(unwound=False)["finally_ran"]
 
 
+def test_process_that_protects_itself(nobody: list[str]) -> None:
+    """Once root, now the same user as we are: the kernel takes it for one that may hold secrets of root's."""
+    code = f"import os, sys; os.setgid({NOBODY}); os.setuid({NOBODY}); print(flush=True); sys.stdin.read()"
+    with subprocess.Popen([*nobody, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/", env={}) as target:
+        assert target.stdin
+        assert target.stdout
+        target.stdout.readline()
+        result = as_user(NOBODY, [*nobody, "-m", "threadsurgeon", "doctor", str(target.pid), "--json"])
+        checks = {check["name"]: check for check in json.loads(result.stdout)["checks"]}
+        target.stdin.close()
+
+        assert target.wait(30) == 0
+    assert failed(checks) == ["access"]
+    assert "not dumpable" in checks["access"]["value"]
+    assert "not dumpable" in checks["owner"]["value"]
+
+
 @pytest.mark.parametrize("command", ["list", "cancel", "doctor"])
 def test_hidden_process(command: str, nobody: list[str], namespaces: None, any_python: Python, stuck: Start) -> None:
     """A /proc that shows each user only its own: the process is not said to be missing."""
