@@ -70,6 +70,7 @@ class Climb:
         if not self._policy.confirm(RUNGS[name]):
             self.obstacle = f"{name} was not confirmed"
             return verdict
+        logger.info("next: %s, since %s", name, RUNGS[name].when)
         self.obstacle = None
         began = time.monotonic()
         applied = None

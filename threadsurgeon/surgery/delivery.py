@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass, field
 
@@ -15,6 +16,8 @@ from threadsurgeon.surgery.interrupt import interrupt
 from threadsurgeon.surgery.plan import Examination
 from threadsurgeon.surgery.technique import Applied, Effect
 from threadsurgeon.surgery.verify import Verdict, Watch
+
+logger = logging.getLogger(__name__)
 
 # Of an operation's time, what is kept for seeing the effect of an exception that was raised late.
 EFFECT_SECONDS = 1.0
@@ -33,7 +36,9 @@ class Record:
     def note(self, technique: str, verdict: Verdict, began: float, applied: Applied | None = None) -> None:
         """Add an attempt that began at that monotonic time."""
         outcome = verdict.outcome.value if verdict.outcome else NOT_NOTICED
-        self.attempts.append(Attempt(technique, outcome, round(time.monotonic() - began, 4)))
+        seconds = time.monotonic() - began
+        self.attempts.append(Attempt(technique, outcome, round(seconds, 4)))
+        logger.info("%s: %s after %.3f s", technique, outcome, seconds)
         if applied is not None:
             self.stopped_seconds += applied.stopped_seconds
             self.skipped += applied.skipped
