@@ -17,6 +17,7 @@ from threadsurgeon.linux.file_locks import find_lock_holder
 from threadsurgeon.linux.last_run import RunClocks, read_last_run
 from threadsurgeon.linux.process import read_status, read_task
 from threadsurgeon.linux.sockets import describe_address, read_sockets
+from threadsurgeon.linux.unix_peers import find_peer
 
 HERE = os.getpid()
 
@@ -74,13 +75,31 @@ def test_other_sockets(describe, tmp_path):
         udp.bind(("127.0.0.1", 0))
         named.bind(str(tmp_path / "a socket"))
         nameless.bind("")
-        pair = socket.socketpair()
         assert describe(udp.fileno()) == f"UDP {address(udp)}"
         assert describe(named.fileno()) == f"unix socket {tmp_path}/a socket"
         assert describe(nameless.fileno()) == f"unix socket @{nameless.getsockname()[1:].decode()}"
-        assert describe(pair[0].fileno()) == f"unix socket (descriptor {pair[0].fileno()})"
-        for end in pair:
-            end.close()
+
+
+def test_nameless_unix_socket_shows_what_it_is_connected_to(describe, tmp_path):
+    """A client's end has no name: the server's is shown, or who has the other end."""
+    here, there = socket.socketpair()
+    with here, there, socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
+        if find_peer(HERE, os.fstat(here.fileno()).st_ino) is None:
+            pytest.skip("this kernel does not tell (CONFIG_UNIX_DIAG)")
+        server.bind(str(tmp_path / "server"))
+        server.listen(1)
+        client.connect(str(tmp_path / "server"))
+        with server.accept()[0]:
+            assert describe(client.fileno()) == f"unix socket {tmp_path}/server"
+        assert describe(here.fileno()) == f"unix socket (descriptor {here.fileno()}), connected to this process"
+        there.close()
+        assert describe(here.fileno()) == f"unix socket (descriptor {here.fileno()})"
+
+
+def test_peer_of_what_is_no_socket_is_none():
+    """Nor is it asked for in another namespace."""
+    assert find_peer(HERE, 1) is None
+    assert find_peer(2**31 - 1, 1) is None
 
 
 def test_socket_in_no_table_is_left_out():
@@ -116,7 +135,8 @@ def test_pipe_shows_who_has_the_other_end(describe):
         os.close(reader)
         os.close(writer)
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
-        name = read_status(child.pid).name
+        while (name := read_status(child.pid).name) != "cat":
+            time.sleep(0.001)
         number = child.stdout.fileno()
         assert describe(number) == f"pipe (descriptor {number}), written by process {child.pid} ({name})"
         number = child.stdin.fileno()

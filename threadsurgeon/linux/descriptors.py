@@ -10,9 +10,10 @@ import os
 import re
 import stat
 
-from threadsurgeon.linux.pipes import PipeEnds
+from threadsurgeon.linux.holders import Holders
 from threadsurgeon.linux.process import describe_process, read_link
 from threadsurgeon.linux.sockets import UNNAMED, read_sockets
+from threadsurgeon.linux.unix_peers import find_peer
 
 MAX_WATCHED = 10_000
 _SOCKET = re.compile(r"socket:\[(\d+)\]")
@@ -26,7 +27,7 @@ class Descriptors:
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
-        self._pipes = PipeEnds(pid)
+        self._holders = Holders(pid)
         self._sockets: dict[str, str] | None = None
         self._known: dict[int, str] = {}
 
@@ -64,8 +65,20 @@ class Descriptors:
     def _describe_socket(self, link: str, number: int) -> str:
         if self._sockets is None:
             self._sockets = read_sockets(self._pid, self._list_socket_inodes())
-        words = self._sockets.get(link[len("socket:[") : -1], "socket")
-        return f"{words} (descriptor {number})" if words in ("socket", UNNAMED) else words
+        inode = link[len("socket:[") : -1]
+        words = self._sockets.get(inode, "socket")
+        if words == UNNAMED:
+            return self._describe_unnamed(int(inode), number)
+        return f"{words} (descriptor {number})" if words == "socket" else words
+
+    def _describe_unnamed(self, inode: int, number: int) -> str:
+        """Return what a unix socket without a name is connected to: the client's end of a connection has none."""
+        peer = find_peer(self._pid, inode)
+        named = read_sockets(self._pid, {str(peer)}).get(str(peer), UNNAMED)
+        if named != UNNAMED:
+            return named
+        holder = self._holders.describe_holder(f"socket:[{peer}]", writing=True) if peer else None
+        return f"{UNNAMED} (descriptor {number}){f', connected to {holder}' if holder else ''}"
 
     def _list_socket_inodes(self) -> set[str]:
         folder = f"/proc/{self._pid}/fd"
@@ -88,7 +101,7 @@ class Descriptors:
             writing = not os.lstat(path).st_mode & stat.S_IRUSR
         except OSError:
             return f"pipe (descriptor {number})"
-        other = self._pipes.describe_other_end(link, writing=writing)
+        other = self._holders.describe_holder(link, writing=not writing)
         if other is None:
             return f"pipe (descriptor {number})"
         return f"pipe (descriptor {number}), {'read' if writing else 'written'} by {other}"

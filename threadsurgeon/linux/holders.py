@@ -1,4 +1,4 @@
-"""Who has the other end of a pipe: found by looking for the same pipe among the descriptors of other processes."""
+"""Who has a pipe or a socket open: found by looking for it among the descriptors of other processes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from threadsurgeon.linux.process import describe_process, find_parent
 MAX_DESCRIPTORS = 5_000
 
 
-class PipeEnds:
-    """The pipes that processes have open: those of one process first, and others no further than it takes."""
+class Holders:
+    """The pipes and sockets that processes have open: one process first, and others no further than it takes."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -21,12 +21,12 @@ class PipeEnds:
         self._unread = _list_processes(pid)
         self._left = MAX_DESCRIPTORS
 
-    def describe_other_end(self, link: str, *, writing: bool) -> str | None:
-        """Say who has the end that the given one is connected to; None where nobody was found.
+    def describe_holder(self, link: str, *, writing: bool) -> str | None:
+        """Say who can write to it, or read from it; None where nobody was found.
 
-        ``link`` is what ``/proc/PID/fd/N`` leads to, ``writing`` says which end that is.
+        ``link`` is what ``/proc/PID/fd/N`` leads to: the same for both ends of a pipe.
         """
-        wanted = link, not writing
+        wanted = link, writing
         while wanted not in self._holders and self._left > 0:
             other = next(self._unread, None)
             if other is None:
@@ -38,7 +38,7 @@ class PipeEnds:
         return "this process" if holder == self._pid else describe_process(holder)
 
     def _read(self, pid: int) -> None:
-        """Note the pipes that the process can read from (False) or write to (True)."""
+        """Note what the process can read from (False) or write to (True)."""
         folder = f"/proc/{pid}/fd"
         try:
             names = os.listdir(folder)
@@ -49,7 +49,7 @@ class PipeEnds:
             path = f"{folder}/{name}"
             try:
                 link = os.readlink(path)
-                mode = os.lstat(path).st_mode if link.startswith("pipe:") else 0
+                mode = os.lstat(path).st_mode if link.startswith(("pipe:", "socket:")) else 0
             except OSError:
                 continue
             # The permissions of the link are those of the descriptor: proc_pid_fd(5).
