@@ -134,7 +134,7 @@ def read_task(pid: int, tid: int) -> Task:
         raise NoSuchThread(f"process {pid} has no thread {tid}") from None
     # The name is in brackets and may itself hold brackets and blanks.
     opening, closing = text.index("("), text.rindex(")")
-    fields = text[closing + 2 :].split()
+    fields = text[closing + 2 :].split(None, 37)  # of 50
     return Task(
         tid=tid,
         native_name=text[opening + 1 : closing],

@@ -29,18 +29,18 @@ MAX_TABLE = 16 * 1024 * 1024
 
 
 def read_sockets(pid: int, inodes: set[str]) -> dict[str, str]:
-    """Return in words what the sockets with these inode numbers are: both addresses count, the far one is shown.
+    """Return in words what the sockets with these inode numbers are: the address of the far end, if there is one.
 
     One that is in no table (closed, of another kind such as netlink, or in another network namespace) is left out.
     """
     found: dict[str, str] = {}
-    for table in ("tcp", "tcp6", "unix", "udp", "udp6"):
+    for table, column in (("tcp", 9), ("tcp6", 9), ("unix", 6), ("udp", 9), ("udp6", 9)):
         if len(found) == len(inodes):
             break
         for line in _read_lines(f"/proc/{pid}/net/{table}"):
-            inode, words = _parse_unix(line) if table == "unix" else _parse_inet(line, table[:3].upper())
-            if inode in inodes:
-                found[inode] = words
+            fields = line.split(None, 10)
+            if len(fields) > column and fields[column] in inodes:
+                found[fields[column]] = _describe_unix(line) if table == "unix" else _describe_inet(fields, table)
     return found
 
 
@@ -68,18 +68,13 @@ def _read_lines(path: str) -> list[str]:
         return []
 
 
-def _parse_inet(line: str, protocol: str) -> tuple[str, str]:
-    """Return inode and words: the address of the far end, or of the near one where there is none."""
-    fields = line.split()
-    if len(fields) < 10:
-        return "", ""
-    state = TCP_STATES.get(int(fields[3], 16), fields[3])
-    near, far = _parse_address(fields[1]), _parse_address(fields[2])
+def _describe_inet(fields: list[str], table: str) -> str:
+    """Return the address of the far end, or of the near one where there is none, and the state."""
     connected = not fields[2].endswith(":0000")
-    address = far if connected else near
-    if protocol == "UDP":
-        return fields[9], f"UDP {address}"
-    return fields[9], f"{address} ({state})"
+    address = _parse_address(fields[2] if connected else fields[1])
+    if table.startswith("udp"):
+        return f"UDP {address}"
+    return f"{address} ({TCP_STATES.get(int(fields[3], 16), fields[3])})"
 
 
 def _parse_address(text: str) -> str:
@@ -96,8 +91,6 @@ def _join(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _parse_unix(line: str) -> tuple[str, str]:
-    fields = line.split(None, 7)
-    if len(fields) < 7:
-        return "", ""
-    return fields[6], f"{UNNAMED} {fields[7]}" if len(fields) == 8 else UNNAMED
+def _describe_unix(line: str) -> str:
+    *_, path = [*line.split(None, 7), ""][:8]  # which may hold blanks, and need not be there
+    return f"{UNNAMED} {path}" if path else UNNAMED
