@@ -20,7 +20,8 @@ NOTHING_HELD = Holdings((), (), (), False, True)
 def kernel(monkeypatch):
     """What the kernel says: the status of tasks, and the system call of the thread."""
     facts = {"status": status(), "tracer": status(name="gdb"), "call": None, "holdings": NOTHING_HELD}
-    monkeypatch.setattr(plan, "read_status", lambda task: facts["tracer"] if task == 99 else facts["status"])
+    monkeypatch.setattr(plan, "read_thread_status", lambda tid: facts["status"])
+    monkeypatch.setattr(plan, "read_status", lambda task: facts["tracer"])
     monkeypatch.setattr(plan, "read_system_call", lambda pid, tid: facts["call"])
     monkeypatch.setattr(plan, "read_holdings", lambda *arguments: facts["holdings"])
     return facts

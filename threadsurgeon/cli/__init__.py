@@ -14,6 +14,7 @@ from threadsurgeon.cli.doctor import doctor
 from threadsurgeon.cli.locks import locks
 from threadsurgeon.cli.look import attach, list_command, stack
 from threadsurgeon.cli.operate import cancel, kill
+from threadsurgeon.cli.output import unheard
 from threadsurgeon.errors import ThreadsurgeonError
 
 
@@ -26,7 +27,8 @@ class _Commands(click.Group):
         except ThreadsurgeonError as error:
             from threadsurgeon.render import print_error
 
-            print_error(error)
+            with unheard():
+                print_error(error)
             ctx.exit(error.exit_status)
         except KeyboardInterrupt:
             ctx.exit(128 + signal.SIGINT)

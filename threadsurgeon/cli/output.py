@@ -25,6 +25,15 @@ def show(what: str, result: Any, *, as_json: bool, unread_status: int = 1, **opt
 
 
 @contextmanager
+def unheard() -> Iterator[None]:
+    """Say something on standard error, even if nobody can hear it: the exit status tells as well."""
+    try:
+        yield
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
+@contextmanager
 def _output(unread_status: int) -> Iterator[None]:
     """Write the result; where it cannot be written or nobody reads it, end without a traceback.
 
@@ -36,7 +45,8 @@ def _output(unread_status: int) -> Iterator[None]:
     except (BrokenPipeError, SystemExit):  # the latter is what rich makes of the former
         pass
     except OSError as error:
-        click.echo(f"Error: the result cannot be written: {error.strerror}", err=True)
+        with unheard():
+            click.echo(f"Error: the result cannot be written: {error.strerror}", err=True)
     # What is still in the buffer would fail again at exit.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(unread_status)

@@ -8,7 +8,7 @@ import signal
 import time
 
 from threadsurgeon.errors import NoSuchThread, TargetBusy, ThreadsurgeonError
-from threadsurgeon.linux.process import CLOCK_TICKS, list_tids, read_status, read_task
+from threadsurgeon.linux.process import CLOCK_TICKS, list_tids, read_status, read_task, read_thread_status
 from threadsurgeon.linux.ptrace import clear_debug_registers
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ class Custody:
         self.armed = False
         self._orphaned = False
         self._began_ticks = int(time.clock_gettime(time.CLOCK_BOOTTIME) * CLOCK_TICKS)
-        status = read_status(tid)
+        status = read_thread_status(tid)
         if status.tracer:
             raise TargetBusy(f"thread {tid} is traced by process {status.tracer}")
         self._was_stopped = status.state == "T"

@@ -122,6 +122,18 @@ def read_status(task: int) -> Status:
     )
 
 
+def read_thread_status(tid: int) -> Status:
+    """Return the status of a thread that was there a moment ago.
+
+    Raises:
+        NoSuchThread: it ended.
+    """
+    try:
+        return read_status(tid)
+    except NoSuchProcess:
+        raise NoSuchThread(f"thread {tid} ended") from None
+
+
 def read_task(pid: int, tid: int) -> Task:
     """Return one thread of the process.
 

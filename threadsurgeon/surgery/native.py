@@ -10,6 +10,7 @@ from threadsurgeon.inventory import Target
 from threadsurgeon.linux.process import is_alive, read_task
 from threadsurgeon.model import Attempt, Outcome, Plan, Report
 from threadsurgeon.surgery.ladder import RUNGS, Policy
+from threadsurgeon.surgery.plan import refuse_shutdown
 from threadsurgeon.surgery.terminate import terminate_native
 from threadsurgeon.surgery.verify import check_life_of_process
 
@@ -34,8 +35,13 @@ class NativeOperation:
     """One operation on one native thread."""
 
     def __init__(self, target: Target, tid: int, policy: Policy) -> None:
-        """Look at the thread. Nothing is touched yet."""
+        """Look at the thread. Nothing is touched yet.
+
+        Raises:
+            Refused: the process ends anyway.
+        """
         self._began = time.monotonic()
+        refuse_shutdown(target)
         self.target = target
         self._policy = policy
         self._task = read_task(target.pid, tid)

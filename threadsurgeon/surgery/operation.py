@@ -14,7 +14,7 @@ from threadsurgeon.surgery.delivery import Delivery, Record
 from threadsurgeon.surgery.ladder import Policy
 from threadsurgeon.surgery.main_thread import send_interrupt
 from threadsurgeon.surgery.native import NativeOperation, is_native
-from threadsurgeon.surgery.plan import Doing, examine, find_doing, is_importing, make_plan
+from threadsurgeon.surgery.plan import Doing, examine, find_doing, is_importing, make_plan, refuse_shutdown
 from threadsurgeon.surgery.verify import Verdict, Watch, check_life
 
 # `kill` repeats at most this often within its time: code that swallows again and again is not to be flooded.
@@ -39,6 +39,7 @@ class Operation:
         try:
             self.before = self.target.see(tid)
         except NativeThread as error:
+            refuse_shutdown(self.target)  # it takes the Python state of daemon threads away first
             hint = f"to end it without unwinding, where it waits in a system call: threadsurgeon kill --force {tid}"
             raise Refused(str(error), hint=hint) from None
         self.examination = examine(self.target, self.before, policy.exception, allow_main=policy.allow_main)

@@ -11,7 +11,7 @@ from threadsurgeon.cpython.threads import read_finalizing
 from threadsurgeon.errors import Refused, TargetBusy
 from threadsurgeon.inventory import Sighting, Target
 from threadsurgeon.linux.memory import BadAddress
-from threadsurgeon.linux.process import SystemCall, read_status, read_system_call
+from threadsurgeon.linux.process import SystemCall, read_status, read_system_call, read_thread_status
 from threadsurgeon.model import Plan, Thread
 from threadsurgeon.surgery.free_threaded import is_allowed, refuse_unproven_version
 from threadsurgeon.surgery.ladder import HARD, RUNGS, Policy
@@ -91,9 +91,8 @@ def examine(
     refuse_unproven_version(target.runtime)
     if target.runtime.problem is not None:
         raise Refused(target.runtime.problem)
-    if read_finalizing(target.memory, target.runtime):
-        raise Refused(f"process {target.pid} is shutting down (Py_FinalizeEx runs): its threads end with it")
-    status = read_status(thread.tid)
+    refuse_shutdown(target)
+    status = read_thread_status(thread.tid)
     if status.tracer:
         tracer = read_status(status.tracer).name
         raise TargetBusy(
@@ -106,6 +105,16 @@ def examine(
     default = "KeyboardInterrupt" if thread.main else "TimeoutError" if thread.pool_worker else "SystemExit"
     chosen = default if exception is None else exception
     return Examination(target, sighting, find_doing(target, sighting), chosen)
+
+
+def refuse_shutdown(target: Target) -> None:
+    """Make sure that the interpreter is not about to end.
+
+    Raises:
+        Refused: it is.
+    """
+    if read_finalizing(target.memory, target.runtime):
+        raise Refused(f"process {target.pid} is shutting down (Py_FinalizeEx runs): its threads end with it")
 
 
 def make_plan(examination: Examination, policy: Policy) -> Plan:
