@@ -251,6 +251,36 @@ go.set()
         assert_lives_on(victim)
 
 
+def test_lock_given_back_inside_its_block_is_not_proven_to_be_held(python: Python) -> None:
+    """Code may release a lock before it leaves the `with` block: then somebody else has it, who cannot be seen."""
+    code = """
+lock, is_free, is_taken = threading.Lock(), threading.Event(), threading.Event()
+def lets_go():
+    with lock:
+        lock.release()
+        is_free.set()
+        time.sleep(100000)
+def takes():
+    is_free.wait()
+    lock.acquire()
+    is_taken.set()
+    time.sleep(100000)
+def waits():
+    is_taken.wait()
+    lock.acquire()
+for function in (lets_go, takes, waits):
+    start(function.__name__, function)
+    threads[function.__name__].start()
+"""
+    with script(python, START + code + ANSWERS) as victim:
+        settle(victim)
+        (edge,) = find_locks(victim.pid).edges
+
+        assert (edge.waiter, edge.holder, edge.proven) == (victim.tids[2], victim.tids[0], False)
+        assert "released" in edge.evidence
+        assert_lives_on(victim)
+
+
 def test_import_that_waits_for_an_import(python: Python) -> None:
     """A module takes a lock while it is imported, by a thread; the holder of the lock imports the module."""
     code = """

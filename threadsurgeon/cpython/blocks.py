@@ -166,6 +166,27 @@ class BlockReader:
             handling = handling or kind == EXCEPT_HANDLER
         return _locate(Blocks(tuple(reversed(depths)), handling), code, locals_address, locals_count)
 
+    def read_uses(self, code: int, name: str) -> Walk[bool]:
+        """Say whether the code refers to an attribute or a global of that name."""
+        layout = self._layout.code_object
+        # co_code, co_consts, co_names (3.8 to 3.10); co_consts, co_names, co_exceptiontable (3.11 to 3.15).
+        if layout.co_code is not None:
+            field = layout.co_code + 2 * POINTER
+        else:
+            assert layout.co_exceptiontable is not None
+            field = layout.co_exceptiontable - POINTER
+        names = yield from self._objects.read_pointer(code + field)
+        begin = names + self._layout.pyobject.size
+        count = yield from self._objects.read_pointer(begin)
+        if not 0 <= count < MAX_SLOTS:
+            raise BadAddress(begin, POINTER)
+        if not count:
+            return False
+        # One word more: since 3.14 a tuple's hash stands before its items. It is no address of a text.
+        content = yield (begin + POINTER, (count + 1) * POINTER)
+        words = struct.unpack(f"<{count + 1}Q", content)
+        return name in (yield from self._objects.find_items([(word, 1) for word in words], name))
+
     def read_code(self, address: int) -> Walk[CodeBlocks]:
         """Return what the frames of a code object have in common."""
         known = self._codes.get(address)

@@ -159,6 +159,12 @@ class HoldingReader:
             if code is None or code.name == "wait" or code.has_handler(exit_opcode)
         }
 
+    def find_uses(self, frames: Iterable[RawFrame], name: str) -> set[int]:
+        """Return the code objects of the frames that refer to an attribute or a global of that name, or cannot be read."""
+        addresses = list({frame.code for frame in frames})
+        uses = walk_together(self._memory, (self._blocks.read_uses(address, name) for address in addresses))
+        return {address for address, used in zip(addresses, uses, strict=True) if used is not False}
+
     def read_entered(self, frame: RawFrame) -> Walk[EnteredBlocks]:
         """Return the ``with`` blocks that a frame has entered, and only those."""
         blocks = yield from self._blocks.read_blocks(frame)

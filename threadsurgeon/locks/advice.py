@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from threadsurgeon.cpython.lock_waits import WAITING_FILES
 from threadsurgeon.model import Advice, Deadlock, Edge, Frame, Lock, Thread
 
-# Files whose frames only lead to a wait: where a thread is stuck is what called them.
-LIBRARY = ("/threading.py", "/queue.py", "/concurrent/futures/_base.py", "<frozen importlib._bootstrap>")
 POOL = "concurrent/futures/thread.py"
 MANY = 2  # from this many on, threads at the same line are worth a word
 
@@ -31,7 +30,7 @@ def advise(
 
 def find_place(thread: Thread) -> Frame | None:
     """Return where a thread is in the program's own code: the innermost frame that is not one of waiting as such."""
-    own = (frame for frame in thread.frames if not frame.file.endswith(LIBRARY))
+    own = (frame for frame in thread.frames if not frame.file.endswith(WAITING_FILES))
     return next(own, thread.frames[0] if thread.frames else None)
 
 

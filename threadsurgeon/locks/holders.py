@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from threadsurgeon.cpython.held_locks import read_holdings
 from threadsurgeon.cpython.holdings_look import HoldingReader
+from threadsurgeon.cpython.lock_waits import WAITING_FILES
 from threadsurgeon.cpython.reading import walk_together
 from threadsurgeon.inventory import Sighting, Target
 
@@ -76,11 +77,21 @@ def _judge(target: Target, lock: int, block: _Entered, slept: Callable[[int], bo
     """Return the thread as a holder, None if a closer look says that it is not."""
     thread = block.sighting.thread
     evidence = f"thread {thread.tid} is in a `with` block on it, in {thread.frames[block.frame]}"
+    released = _may_have_released(target, block)
+    if released:
+        evidence += ", where something is released"
     if slept(thread.tid) and not block.torn:
-        return Holder(thread.tid, True, evidence)
+        return Holder(thread.tid, not released, evidence)
     holdings = read_holdings(target.memory, target.runtime, block.sighting.state, block.sighting.raw_frames)
     held = next((held for held in holdings.locks if held.address == lock), None)
     if held is not None:
-        return Holder(thread.tid, held.proven, evidence)
+        return Holder(thread.tid, held.proven and not released, evidence)
     entered = next((seen for seen in holdings.blocks if seen.address == lock), None)  # a semaphore's
-    return Holder(thread.tid, entered.proven, evidence) if entered is not None else None
+    return Holder(thread.tid, entered.proven and not released, evidence) if entered is not None else None
+
+
+def _may_have_released(target: Target, block: _Entered) -> bool:
+    """Say whether code within the block calls some ``release``: a lock can be given back before the block is left."""
+    within = zip(block.sighting.raw_frames[: block.frame + 1], block.sighting.thread.frames, strict=False)
+    frames = [raw for raw, frame in within if not frame.file.endswith(WAITING_FILES)]
+    return bool(HoldingReader(target.memory, target.runtime).find_uses(frames, "release"))
