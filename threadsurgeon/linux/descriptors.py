@@ -74,10 +74,12 @@ class Descriptors:
     def _describe_unnamed(self, inode: int, number: int) -> str:
         """Return what a unix socket without a name is connected to: the client's end of a connection has none."""
         peer = find_peer(self._pid, inode)
+        if peer is None:
+            return f"{UNNAMED} (descriptor {number})"
         named = read_sockets(self._pid, {str(peer)}).get(str(peer), UNNAMED)
         if named != UNNAMED:
             return named
-        holder = self._holders.describe_holder(f"socket:[{peer}]", writing=True) if peer else None
+        holder = self._holders.describe_holder(f"socket:[{peer}]", writing=True)
         return f"{UNNAMED} (descriptor {number}){f', connected to {holder}' if holder else ''}"
 
     def _list_socket_inodes(self) -> set[str]:
