@@ -13,8 +13,8 @@ from click.types import StringParamType
 from threadsurgeon.errors import ThreadsurgeonError
 from threadsurgeon.linux.process import iterate_tasks
 
-# By its file: a program that embeds Python has another name, and looking into each would take too long for a key press.
-PYTHON = re.compile(r"python[0-9.]*[dt]*")
+# A file that a process has mapped: python3.12, libpython3.12d.so.1.0, python3.13t; also of programs that embed it.
+PYTHON = re.compile(rb"/(?:lib)?python(?:[0-9][^/\n]*)?$", re.MULTILINE)
 
 
 class PidType(click.IntRange):
@@ -45,16 +45,15 @@ def find_pythons() -> Iterator[tuple[int, str]]:
     for name in filter(str.isdecimal, os.listdir("/proc")):
         pid = int(name)
         try:
-            program = os.path.basename(os.readlink(f"/proc/{pid}/exe").removesuffix(" (deleted)"))
-            if pid != os.getpid() and PYTHON.fullmatch(program):
-                yield pid, _read_command(pid)
+            if pid != os.getpid() and PYTHON.search(_read(f"/proc/{pid}/maps")):
+                yield pid, _printable(os.fsdecode(_read(f"/proc/{pid}/cmdline").replace(b"\0", b" ").strip()))
         except (OSError, ThreadsurgeonError):  # it ended, or is another user's
             continue
 
 
-def _read_command(pid: int) -> str:
-    with open(f"/proc/{pid}/cmdline", "rb") as file:
-        return _printable(os.fsdecode(file.read(4096).replace(b"\0", b" ").strip()))
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read(65536)  # the program and its libraries come first
 
 
 def _printable(text: str) -> str:
