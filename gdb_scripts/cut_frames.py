@@ -31,7 +31,7 @@ def hold(*, victim: dict[str, Any]) -> dict[str, Any]:
 
 @command("-ts-run-to")
 def run_to(*, addresses: list[int]) -> dict[str, Any]:
-    """Let the held thread run to one of the addresses. gdb answers ``^running``, and drops what a command returns."""
+    """Let the held thread run to one of the addresses."""
     with in_hand() as held:
         if addresses:
             held.watch(addresses)

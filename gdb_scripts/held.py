@@ -10,6 +10,7 @@ from typing import Any
 import gdb
 
 from .guard import attached, hardware_breakpoints
+from .resume import run_after_answer
 from .victim import Victim
 
 
@@ -52,8 +53,10 @@ class Held:
         self.armed = True
 
     def run(self) -> None:
-        """Let it run. gdb answers ``^running`` to the command that does so, and drops what that returns."""
-        gdb.execute("continue&", to_string=True)
+        """Let it run, as soon as the command is answered."""
+        run_after_answer(self._on_continued)
+
+    def _on_continued(self) -> None:
         self.continued = time.monotonic()
         self.stopped_seconds += self.continued - (self.since or self.continued)
         self.since = None

@@ -280,7 +280,7 @@ def insist(*, victim: dict[str, Any], frames: dict[str, Any], options: dict[str,
 def press(*, rested: bool) -> dict[str, Any]:
     """Deal with a stop; ``rested``: the thread has come to rest since the last press.
 
-    Answers ``^running`` if the thread goes on. Otherwise it stays stopped: ``done``, there is no more to do; or ``deaf``, it
+    Answers ``running`` if the thread goes on. Otherwise it stays stopped: ``done``, there is no more to do; or ``deaf``, it
     is in C code that does not look for the exception.
     """
     with in_hand() as held:

@@ -16,6 +16,7 @@ from .call import call_then_return
 from .command import command
 from .guard import attached, hardware_breakpoints, select_thread
 from .machine import read_register
+from .resume import run_after_answer
 from .system_call import interrupt_system_call
 from .victim import Victim
 
@@ -31,8 +32,7 @@ class Armed:
         self.undo = ExitStack()  # the breakpoints, then the attachment
         self.previous = 0
         self.in_system_call = False
-        self.began = time.monotonic()
-        self.continued = 0.0
+        self.began = self.continued = time.monotonic()
         self.stopped: float | None = None
         self.hit: str | None = None
         self.failure: BaseException | None = None
@@ -48,6 +48,10 @@ class Armed:
                 call_then_return(argument=self.victim.exception, stack_pointer=read_register("rsp"), **self.way_out)
         except BaseException as error:
             self.failure = error
+
+    def on_continued(self) -> None:
+        """Note when the thread went on."""
+        self.continued = time.monotonic()
 
     def on_stop(self, _event: gdb.StopEvent | None = None) -> None:
         """Note when the thread stopped."""
@@ -81,8 +85,8 @@ def arm(
 ) -> dict[str, Any]:
     """Attach, interrupt the system call if the thread waits in one, and let it run until one of the functions: raise there.
 
-    With ``also_pending`` the exception is made pending in the same stop, for a thread that is between two waits. As the thread
-    runs then, gdb answers ``^running`` and drops what a command returns; "strike" reports it all.
+    With ``also_pending`` the exception is made pending in the same stop, for a thread that is between two waits. "strike"
+    reports it all.
     """
     global _armed
     if _armed is not None:
@@ -97,8 +101,7 @@ def arm(
         armed.undo.enter_context(hardware_breakpoints(list(armed.functions), armed.on_hit))
         gdb.events.stop.connect(armed.on_stop)
         armed.undo.callback(gdb.events.stop.disconnect, armed.on_stop)
-        gdb.execute("continue&", to_string=True)
-        armed.continued = time.monotonic()
+        run_after_answer(armed.on_continued)
         armed.undo = armed.undo.pop_all()  # all went well: stay attached, and leave it to "strike" to undo
         _armed = armed
     return {}

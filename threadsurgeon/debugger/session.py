@@ -185,6 +185,8 @@ class Session:
             raise
         if custody is not None:
             custody.held = custody.armed = stays_attached
+        if stays_attached:
+            self._stops.clear()  # whatever stopped before the answer is past: the thread goes on after it
         return reply
 
     def _exchange(self, text: str, timeout_seconds: float) -> dict[str, Any]:
