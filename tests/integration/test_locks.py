@@ -281,6 +281,35 @@ for function in (lets_go, takes, waits):
         assert_lives_on(victim)
 
 
+def test_lock_taken_without_a_block_is_inferred_from_who_knows_it(python: Python) -> None:
+    """Two threads that call `acquire`, each holding what the other wants: the only ones whose code refers to those locks."""
+    code = """
+class Side:
+    def __init__(self):
+        self.lock = threading.Lock()
+    def take(self, other):
+        self.lock.acquire()
+        both.wait()
+        with other:
+            pass
+both = threading.Barrier(2)
+left, right = Side(), Side()
+start("left", left.take, right.lock)
+start("right", right.take, left.lock)
+for thread in threads.values():
+    thread.start()
+"""
+    with script(python, START + code + ANSWERS) as victim:
+        settle(victim)
+        graph = find_locks(victim.pid)
+
+        assert edges(graph) == {("left", "right", "Lock"), ("right", "left", "Lock")}
+        assert [edge.proven for edge in graph.edges] == [False, False]
+        assert [(set(one.threads), one.proven) for one in graph.deadlocks] == [(set(victim.tids), False)]
+        assert "acquire" in graph.edges[0].evidence
+        assert_lives_on(victim)
+
+
 def test_import_that_waits_for_an_import(python: Python) -> None:
     """A module takes a lock while it is imported, by a thread; the holder of the lock imports the module."""
     code = """

@@ -165,6 +165,13 @@ class HoldingReader:
         uses = walk_together(self._memory, (self._blocks.read_uses(address, name) for address in addresses))
         return {address for address, used in zip(addresses, uses, strict=True) if used is not False}
 
+    def read_references(self, frame: RawFrame) -> Walk[list[int]]:
+        """Return the objects in a frame's variables, and in the attributes of the first one, which may be ``self``."""
+        values = yield from self._read_locals((yield from self._blocks.read_blocks(frame)))
+        if values and values[0]:
+            values += yield from self._read_attributes(values[0])
+        return values
+
     def read_entered(self, frame: RawFrame) -> Walk[EnteredBlocks]:
         """Return the ``with`` blocks that a frame has entered, and only those."""
         blocks = yield from self._blocks.read_blocks(frame)

@@ -47,6 +47,33 @@ def find_holders(
     return found
 
 
+def find_takers(target: Target, sightings: Sequence[Sighting], waiters: dict[int, set[int]]) -> dict[int, Holder]:
+    """Return who may hold each of these locks, of which nobody is in a block: the only thread whose code may have taken it.
+
+    That is one that does not wait for it, in whose stack code that calls some ``acquire`` refers to the lock. ``waiters``: the
+    TIDs of those that wait, by the lock's address.
+    """
+    if not waiters or target.runtime.layout.free_threaded:
+        return {}
+    reader = HoldingReader(target.memory, target.runtime)
+    codes = reader.find_uses((raw for sighting in sightings for raw in sighting.raw_frames), "acquire")
+    places = [
+        (sighting, index, raw)
+        for sighting in sightings
+        for index, raw in enumerate(sighting.raw_frames)
+        if raw.code in codes and not sighting.thread.frames[index].file.endswith(WAITING_FILES)
+    ]
+    references = walk_together(target.memory, (reader.read_references(raw) for _, _, raw in places))
+    takers: dict[int, dict[int, Holder]] = {}
+    for (sighting, index, _), found in zip(places, references, strict=True):
+        tid, frame = sighting.thread.tid, sighting.thread.frames[index]
+        evidence = f"thread {tid} alone knows the lock and calls some `acquire`, in {frame}"
+        for lock in waiters.keys() & (found or ()):
+            if tid not in waiters[lock]:
+                takers.setdefault(lock, {}).setdefault(tid, Holder(tid, False, evidence))
+    return {lock: next(iter(group.values())) for lock, group in takers.items() if len(group) == 1}
+
+
 def _find_blocks(target: Target, sightings: Sequence[Sighting], wanted: set[int]) -> dict[int, list[_Entered]]:
     """Return the blocks on wanted locks, innermost of each thread first, without those of threads that wait on a Condition."""
     reader = HoldingReader(target.memory, target.runtime)

@@ -20,7 +20,7 @@ from threadsurgeon.linux.memory import BadAddress
 from threadsurgeon.linux.process import list_tids, read_process_cpu_time
 from threadsurgeon.locks.advice import advise
 from threadsurgeon.locks.deadlocks import find_deadlocks
-from threadsurgeon.locks.holders import Holder, find_holders
+from threadsurgeon.locks.holders import Holder, find_holders, find_takers
 from threadsurgeon.locks.resources import JOINS, Resource, ResourceReader
 from threadsurgeon.model import Edge, Lock, WaitGraph
 
@@ -81,6 +81,12 @@ class _Look:
         waits = self._find_lock_waits()
         wanted = {wait.resource.lock for wait in waits} - {0}
         holders = find_holders(self._target, self._sightings, wanted, self._slept)
+        orphans: dict[int, set[int]] = {}
+        for wait in waits:
+            if wait.resource.kind == "Lock" and not holders.get(wait.resource.lock):
+                orphans.setdefault(wait.resource.lock, set()).add(wait.sighting.thread.tid)
+        for lock, taker in find_takers(self._target, self._sightings, orphans).items():
+            holders[lock] = [taker]
         same = self._check_again(waits)
         edges = [edge for wait in waits for edge in self._make_edges(wait, holders, same)]
         edges += self._find_gil_edges()
