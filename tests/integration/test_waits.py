@@ -234,7 +234,7 @@ def test_every_wait_is_named(python: Python) -> None:
         expected = expected_words(process.ask("truth"))
         wrong = ["nothing seen"]
         with contextlib.suppress(AssertionError):
-            for _ in waiting("every thread waits as it should"):
+            for _ in waiting("every thread waits as it should", 60):
                 threads = look(process)
                 wrong = differences(threads, expected)
                 if not wrong:
