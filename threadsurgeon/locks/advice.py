@@ -44,16 +44,16 @@ def _break(deadlock: Deadlock, known: dict[int, Thread], waits_for: dict[int, in
 
     victim = known[min((tid for tid in deadlock.threads if tid in known), key=loss)]
     behind = _count_behind(set(deadlock.threads), waits_for)
-    others = f", and {_count(behind, 'more thread')} behind them" if behind else ""
+    others = f", and {plural(behind, 'more thread')} behind them" if behind else ""
     if len(deadlock.threads) == 1:
         text = f"deadlock: thread {_name(victim)} waits for a lock that it holds itself{others}; end that wait"
     else:
-        text = f"deadlock of {_count(len(deadlock.threads), 'thread')}{others}: the least loss is thread {_name(victim)}"
+        text = f"deadlock of {plural(len(deadlock.threads), 'thread')}{others}: the least loss is thread {_name(victim)}"
     return Advice(text, _cancel(victim))
 
 
 def _free(lock: Lock, holder: Thread) -> Advice:
-    count, place = _count(len(lock.waiters), "thread"), find_place(holder)
+    count, place = plural(len(lock.waiters), "thread"), find_place(holder)
     where = f" in {_place(place)}" if place is not None else ""
     verb = "waits" if len(lock.waiters) == 1 else "wait"
     if lock.kind == "GIL":
@@ -65,7 +65,7 @@ def _free(lock: Lock, holder: Thread) -> Advice:
 
 
 def _give_up(lock: Lock, known: dict[int, Thread]) -> Advice:
-    waiters = _count(len(lock.waiters), "waiting thread")
+    waiters = plural(len(lock.waiters), "waiting thread")
     text = f"{lock.kind} {lock.address:#x}: {lock.note}; its {waiters} can only be made to give up"
     return Advice(text, _cancel(known[lock.waiters[0]]))
 
@@ -80,7 +80,7 @@ def _find_starved_pools(threads: Sequence[Thread]) -> list[Advice]:
             stuck.setdefault(place, []).append(worker)
     return [
         Advice(
-            f"{len(group)} of {_count(len(workers), 'pool worker')} are at the same line: {_place(place)}",
+            f"{len(group)} of {plural(len(workers), 'pool worker')} are at the same line: {_place(place)}",
             _cancel(group[0]),
         )
         for place, group in stuck.items()
@@ -114,5 +114,6 @@ def _place(frame: Frame) -> str:
     return f"{frame.function} ({os.path.basename(frame.file)}:{frame.line if frame.line is not None else '?'})"
 
 
-def _count(number: int, what: str) -> str:
+def plural(number: int, what: str) -> str:
+    """Return a number of things in words."""
     return f"{number} {what}{'' if number == 1 else 's'}"

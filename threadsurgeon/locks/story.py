@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 
-from threadsurgeon.locks.advice import find_place
+from threadsurgeon.locks.advice import find_place, plural
 from threadsurgeon.model import Deadlock, Edge, Lock, Thread, WaitGraph
 
 MAX_NAMED = 6  # threads: the rest are counted
@@ -17,12 +17,12 @@ def summarise(graph: WaitGraph) -> str:
     waiting = len({edge.waiter for edge in graph.edges})
     if graph.deadlocks:
         sizes = [len(deadlock.threads) for deadlock in graph.deadlocks]
-        threads = _count(sum(sizes), "thread")
+        threads = plural(sum(sizes), "thread")
         return f"deadlock of {threads}" if len(sizes) == 1 else f"{len(sizes)} deadlocks, of {threads} together"
     if not waiting:
         return "no deadlock; no thread waits for another one"
     verb = "waits" if waiting == 1 else "wait"
-    return f"no deadlock; {_count(waiting, 'thread')} {verb} for {_count(len(graph.locks), 'thing')}"
+    return f"no deadlock; {plural(waiting, 'thread')} {verb} for {plural(len(graph.locks), 'thing')}"
 
 
 def tell(graph: WaitGraph) -> Iterator[tuple[str, list[str]]]:
@@ -35,7 +35,7 @@ def tell(graph: WaitGraph) -> Iterator[tuple[str, list[str]]]:
         by_lock.setdefault(edge.lock, []).append(edge)
     locks = {lock.address: lock for lock in graph.locks}
     for deadlock in graph.deadlocks:
-        threads = _count(len(deadlock.threads), "thread")
+        threads = plural(len(deadlock.threads), "thread")
         yield f"deadlock of {threads}, {_proof(deadlock.proven)}", list(_tell_deadlock(deadlock, by_waiter, locks, known))
     told = {address for deadlock in graph.deadlocks for address in deadlock.locks}
     # A lock in a deadlock is told once more where others are in the queue for it.
@@ -93,7 +93,7 @@ def _tell_lock(lock: Lock, edges: Sequence[Edge], known: dict[int, Thread]) -> s
     waiters = ", ".join(_name(tid, known) for tid in lock.waiters[:MAX_NAMED])
     if len(lock.waiters) > MAX_NAMED:
         waiters += f" and {len(lock.waiters) - MAX_NAMED} more"
-    who = f"{_count(len(lock.waiters), 'thread')} wait{'s' if len(lock.waiters) == 1 else ''}: {waiters}"
+    who = f"{plural(len(lock.waiters), 'thread')} wait{'s' if len(lock.waiters) == 1 else ''}: {waiters}"
     if lock.holder is None:
         return f"{_lock(lock)}: {lock.note}; {who}"
     certain = all(edge.proven for edge in edges)
@@ -123,10 +123,6 @@ def _proof(proven: bool) -> str:
 
 def _more(count: int) -> list[str]:
     return [f"… and {count - MAX_SHOWN} more"] if count > MAX_SHOWN else []
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _short(text: str) -> str:
