@@ -23,8 +23,8 @@ else:
 # linux/ptrace.h
 _POKEUSER, _GETREGS, _SETREGS = 6, 12, 13
 
-# offsetof(struct user, u_debugreg[7]): which of the breakpoints are on.
-_DEBUG_CONTROL = 848 + 7 * 8
+# offsetof(struct user, u_debugreg[6]), which of the breakpoints was hit; [7], which are on.
+_DEBUG_STATUS, _DEBUG_CONTROL = 848 + 6 * 8, 848 + 7 * 8
 
 # struct user_regs_struct, x86-64.
 _REGISTERS = (
@@ -34,25 +34,27 @@ _REGISTERS = (
 
 
 def disarm() -> None:
-    """Switch the hardware breakpoints of the selected thread off, until gdb sets some again.
+    """Switch the hardware breakpoints of the stopped, selected thread off until gdb sets some again; forget which was hit.
 
-    gdb itself writes debug registers only when it lets a thread go on, even those of breakpoints that are deleted.
+    gdb itself writes debug registers only when it lets a thread go on, even those of breakpoints that are deleted. And it
+    leaves the status register as it is: at the next attach, a signal that comes before the SIGSTOP then looks to gdb
+    (13.1 and 17.2, handle_signal_stop in infrun.c) like a late hit of a breakpoint, and the attach never ends.
     """
     if AVAILABLE:
-        _ptrace(_POKEUSER, _DEBUG_CONTROL, 0)
+        for register in (_DEBUG_CONTROL, _DEBUG_STATUS):
+            _libc.ptrace(_POKEUSER, gdb.selected_thread().ptid[1], register, 0)  # fails where the thread was killed
 
 
 def exchange_registers(values: dict[str, int]) -> None:
     """Set all these registers of the selected thread in one system call. Needs ``AVAILABLE``."""
     registers = (ctypes.c_ulong * len(_REGISTERS))()
-    _ptrace(_GETREGS, 0, ctypes.addressof(registers))
+    _ptrace(_GETREGS, registers)
     for name, value in values.items():
         registers[_REGISTERS.index(name)] = value
-    _ptrace(_SETREGS, 0, ctypes.addressof(registers))
+    _ptrace(_SETREGS, registers)
     gdb.execute("maintenance flush register-cache", to_string=True)
 
 
-def _ptrace(request: int, address: int, data: int) -> None:
-    tid = gdb.selected_thread().ptid[1]
-    if _libc.ptrace(request, tid, address, data) < 0:
+def _ptrace(request: int, registers: ctypes.Array[ctypes.c_ulong]) -> None:
+    if _libc.ptrace(request, gdb.selected_thread().ptid[1], 0, ctypes.addressof(registers)) < 0:
         raise gdb.GdbError(f"ptrace: {os.strerror(ctypes.get_errno())}")

@@ -44,6 +44,9 @@ def select_thread() -> gdb.InferiorThread:
 
 def detach() -> None:
     """Let go of whatever is traced; nothing to do where the thread has ended meanwhile."""
+    if gdb.selected_inferior().threads():
+        select_thread()
+        at_once.disarm()
     if gdb.selected_inferior().pid:
         gdb.execute("detach", to_string=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -25,15 +26,23 @@ from threadsurgeon.surgery.interrupt import interrupt
 from threadsurgeon.surgery.technique import Effect, Victim
 
 ROUNDS = 8
+ATTACHES = 20
 
 # The thread runs bytecode and never checks for signals unless told to: armed, it stays armed.
 PROGRAM = """
-import ctypes, json, sys, threading, time
+import ctypes, json, signal, struct, sys, threading, time
 api = ctypes.pythonapi
 api.PyThreadState_Get.restype = ctypes.c_void_p
 names = "PyErr_SetNone PyErr_CheckSignals Py_MakePendingCalls _PyEval_MakePendingCalls".split()
 functions = {n: ctypes.cast(getattr(api, n), ctypes.c_void_p).value for n in names if hasattr(api, n)}
+signal.signal(signal.SIGCHLD, lambda *_: None)
 orders, facts, ready, answered = [], {}, threading.Event(), threading.Event()
+
+def be_signalled():  # this very thread, every 50 us: struct sigevent with SIGEV_THREAD_ID, struct itimerspec
+    libc, timer = ctypes.CDLL(None), ctypes.c_void_p()
+    libc.timer_create(time.CLOCK_MONOTONIC, struct.pack("qiii44x", 0, signal.SIGCHLD, 4, threading.get_native_id()),
+                      ctypes.byref(timer))
+    libc.timer_settime(timer, 0, struct.pack("qqqq", 0, 50_000, 0, 50_000), None)
 
 def work():
     facts.update(tid=threading.get_native_id(), ident=threading.get_ident(), thread_state=api.PyThreadState_Get(),
@@ -44,6 +53,13 @@ def work():
             order = orders.pop()
             if order == "end":
                 return
+            if order == "hold out":
+                be_signalled()
+                while True:
+                    try:
+                        time.sleep(1000)
+                    except BaseException:
+                        pass
             if order == "sleep":
                 time.sleep(1000)
             for _ in range(1000):
@@ -159,7 +175,7 @@ def kill_when_armed(target: Target, pid: int) -> threading.Thread:
 
 def operate_elsewhere(target: Target) -> subprocess.Popen[str]:
     """A process of its own that interrupts the target's thread, as our command does."""
-    arguments = {name: getattr(target.victim, name) for name in Victim.__slots__}
+    arguments = dataclasses.asdict(target.victim)
     program = (
         "import json, sys\n"
         "from threadsurgeon.debugger.session import Session\n"
@@ -230,7 +246,7 @@ def test_we_are_killed_at_any_moment(target: Target, seed: int) -> None:
 
 
 def assert_gone(pid: int) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 20
     while True:
         try:
             if read_status(pid).state in "ZX":
@@ -318,11 +334,27 @@ def test_withdrawn_exception_is_not_raised(target: Target) -> None:
     assert target.process.wait(20) == 0
 
 
+def test_signals_come_before_the_stop(target: Target) -> None:
+    """A thread that was at a breakpoint once, and that has signals on their way whenever it is attached to."""
+    target.tell("hold out")
+    while read_task(target.pid, target.tid).state != "S":
+        time.sleep(0.001)
+    with Session.start() as session:
+        applied = interrupt(session, target.victim, 5)
+        for _ in range(ATTACHES):
+            raise_async(session, target.victim)
+            withdraw(session, target.victim)
+
+    assert applied.effect is Effect.RAISED
+    target.wait_until_free()
+    target.tell("quit")
+    assert target.process.wait(20) == 0
+
+
 def test_another_thread_is_not_touched(target: Target) -> None:
     """A TID that means another thread by now is recognised by its start time."""
-    stale = {name: getattr(target.victim, name) for name in Victim.__slots__}
-    stale["start_time"] += 1
+    stale = dataclasses.replace(target.victim, start_time=target.victim.start_time + 1)
     with Session.start() as session, pytest.raises(NoSuchThread):
-        interrupt(session, Victim(**stale), 5)
+        interrupt(session, stale, 5)
 
     target.assert_unharmed()
