@@ -12,9 +12,12 @@ from pathlib import Path
 import gdb
 
 PACKAGE = "threadsurgeon_gdb"
-MODULES = ("about", "async_exception", "cut_frames", "insist", "interrupt", "terminate", "trial", "warm_up")
+MODULES = ("about", "async_exception", "cut_frames", "insist", "interrupt", "native_stack", "terminate", "trial", "warm_up")
 
 SETTINGS = (
+    # They would read symbols, and there are none to read. The pipes of a gdb that is killed close only when each of them has
+    # had its turn: on a busy machine we would hear of it seconds too late.
+    "maintenance set worker-threads 0",
     # The program's signals are the program's business: pass them on, never stop for them. "all" leaves out SIGINT.
     "handle all nostop noprint pass",
     "handle SIGINT nostop noprint pass",
