@@ -41,7 +41,7 @@ def target(minor, changes=None, *, version=None, cookie=b"xdebugpy", free_thread
     words = {(s, f): getattr(getattr(table, s, None), f, None) for s, f in described_fields(minor)}
     words |= {
         ("interpreter_state", "gil_runtime_state"): gil,
-        ("interpreter_state", "gil_runtime_state_enabled"): gil + (table.gil_runtime_state.enabled or 0),
+        ("interpreter_state", "gil_runtime_state_enabled"): table.gil_runtime_state.enabled,
         ("interpreter_state", "gil_runtime_state_locked"): gil + table.gil_runtime_state.locked,
         ("interpreter_state", "gil_runtime_state_holder"): gil + table.gil_runtime_state.last_holder,
         ("bytes_object", "size"): 56,

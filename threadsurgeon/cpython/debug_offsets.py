@@ -56,7 +56,6 @@ _MAX_SIZE, _MAX_LARGE_SIZE = 4096, 16 * 1024 * 1024
 _WIDTHS = {
     "status": 4,
     "locked": 4,
-    "enabled": 4,
     "owner": 1,
     "firstlineno": 4,
     "co_code_adaptive": 2,
@@ -142,16 +141,14 @@ def _read_sections(memory: Memory, address: int, table: Layout) -> dict[str, dic
     for (section, field), word in zip(names, words, strict=True):
         said.setdefault(section, {})[field] = word
 
-    # Described as part of the interpreter, which embeds the GIL it owns (since 3.12).
+    # Described as part of the interpreter, which embeds the GIL it owns (since 3.12); but for gil_runtime_state_enabled, which is
+    # the offset in the GIL itself (3.13 to 3.15) and left to the table.
     interpreter = said["interpreter_state"]
     said["gil_runtime_state"] = {
         "size": table.gil_runtime_state.size,
         "last_holder": interpreter["gil_runtime_state_holder"] - interpreter["gil_runtime_state"],
         "locked": interpreter["gil_runtime_state_locked"] - interpreter["gil_runtime_state"],
     }
-    if table.free_threaded:
-        enabled = interpreter["gil_runtime_state_enabled"] - interpreter["gil_runtime_state"]
-        said["gil_runtime_state"]["enabled"] = enabled
     if "debugger_support" in said:
         said["thread_state"]["eval_breaker"] = said["debugger_support"]["eval_breaker"]
 
