@@ -48,7 +48,12 @@ def callback():
         return 0
     LIBC.qsort(ctypes.create_string_buffer(2), ctypes.c_size_t(2), ctypes.c_size_t(1), kind(compare))
     raise SystemExit
+SHARED, SIZES = set(range(3000)), map(range, itertools.cycle(range(3000)))
 def generator(): return list(sum(itertools.count(one)) for one in range(2))
+def sound():
+    SHARED.add(-1)
+    SHARED.remove(-1)
+    return len(list(SHARED)) == len(SHARED) and all(element in SHARED for element in list(SHARED))
 def allocate(make, *arguments): collections.deque(map(make, *map(itertools.repeat, arguments)), maxlen=0)
 KINDS = dict(
     sum=lambda: sum(itertools.count()), contains=lambda: -1 in itertools.count(), extend=lambda: [].extend(ENDLESS()),
@@ -56,6 +61,7 @@ KINDS = dict(
     update=lambda: {}.update(zip(itertools.cycle(range(5000)), itertools.count())),
     bytes=lambda: allocate(bytes, 100000), lists=lambda: allocate(list, range(50)), str=lambda: allocate(str, 10 ** 30),
     pause=LIBC.pause, sleep=lambda: LIBC.sleep(1000), holding=HOLDING.pause,
+    change=lambda: collections.deque(map(SHARED.symmetric_difference_update, SIZES), maxlen=0),
     compress=lambda: allocate(zlib.compress, b"x" * 100000),
 )
 def work(kind, lock, facts):
@@ -81,13 +87,14 @@ for line in iter(sys.stdin.readline, "quit\\n"):
     before = len(ticks)
     while len(ticks) < before + 3: time.sleep(0.001)
     with open("/proc/self/statm") as statm: pages = int(statm.read().split()[1])
-    print(json.dumps({"joined": not thread.is_alive(), "free": not lock.locked(), "pages": pages, **facts}), flush=True)
+    facts.update(joined=not thread.is_alive(), free=not lock.locked(), pages=pages, sound=sound())
+    print(json.dumps(facts), flush=True)
 """
 KINDS = (
     "sum", "contains", "extend", "loop", "unpack", "store", "generator", "callback", "hash", "update", "bytes", "lists", "str",
-    "pause", "sleep", "holding", "compress",
+    "pause", "sleep", "holding", "change", "compress",
 )  # fmt: skip
-UNWOUND = {"joined": True, "free": True, "tidied": True}
+UNWOUND = {"joined": True, "free": True, "tidied": True, "sound": True}
 KILLS = 20
 
 

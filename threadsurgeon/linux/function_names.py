@@ -53,11 +53,16 @@ class FunctionNames:
 
         ``depth`` is how often. Also through pointer variables, as those of allocators.
         """
-        names = self.of_image(image)
         wanted = set(functions)
+        starts = {address for address, name in self.of_image(image).items() if name in wanted}
+        return self.called_from(image, starts, depth)
+
+    def called_from(self, image: Image, functions: Iterable[int], depth: int) -> set[int]:
+        """As ``helpers``, of functions that are given by their addresses in that file, with a name or without."""
+        names = self.of_image(image)
         starts = set(self._code_map.table(image).starts)
         found: set[int] = set()
-        current = {address for address, name in names.items() if name in wanted}
+        current = set(functions)
         for _ in range(depth):
             targets: set[int] = set()
             for start in current:

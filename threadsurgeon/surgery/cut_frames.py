@@ -45,10 +45,10 @@ from threadsurgeon.surgery.technique import Applied, Effect, Victim
 logger = logging.getLogger(__name__)
 
 TAKE_GIL = "PyEval_RestoreThread"
-TRIES = 30
+TRIES = 60
 # A thread that is in danger at each of so many looks is watched by hardware breakpoints until that function returns. Not
 # before: should gdb be killed while they are set, the thread runs into one, and the process dies.
-UNARMED_TRIES = 20
+UNARMED_TRIES = 40
 MOST_BREAKPOINTS = 4  # the processor's
 # A thread that runs is looked at more often than once, and cut when its stack is no deeper than at any look before: when it is
 # not inside one of the functions that its C code calls over and over, and that may have no name.

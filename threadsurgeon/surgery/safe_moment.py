@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from threadsurgeon.cpython.runtime import Runtime
@@ -66,6 +66,17 @@ _PYTHON_SLOTS = (
                      "Method", "CFunction", "Gen", "Coro", "Code", "Frame", "Cell", "Module", "Property", "Slice")
     ),
 )  # fmt: skip
+
+# What changes a container runs for long where it is given an endless iterator. It is halfway through while it runs itself, not
+# while it waits for code of the iterator or of the elements, which may look at the container. LTO merges what such methods
+# consist of into few functions without names (a set cut on 3.14.10 was damaged): the types' tables of methods lead there.
+_CONTAINERS = ("PySet_Type", "PyDict_Type", "PyList_Type", "PyByteArray_Type", "PyODict_Type")
+_TP_METHODS = ("tp_dictoffset", -56)
+_CHANGING_METHODS = re.compile(
+    r"add|append|clear|discard|extend|fromkeys|insert|pop|popitem|remove|reverse|rotate|setdefault|(\w+_)?update|__init__"
+)
+_METHOD_DEPTH = 3  # what the argument clinic made, the method itself, what it does to one element
+_METHOD_SIZE, _MOST_METHODS, _LONGEST_NAME = 32, 100, 40  # PyMethodDef: name, function, flags, documentation
 
 # Anywhere: what holds a lock, or is halfway through shared data, whichever library has it.
 _ANYWHERE = {
@@ -126,6 +137,9 @@ class SafetyRules:
                     self._helpers[int.from_bytes(memory.read(address + offset, 8), "little")] = what
             except BadAddress:
                 continue
+        methods = set(_find_changing_methods(runtime, memory))
+        inner = names.called_from(interpreter, (address - interpreter.bias for address in methods), _METHOD_DEPTH)
+        self._changers = methods | inner
         for image in code_map.images:
             if is_libc(image):
                 exported = [name for name in names.of_image(image).values() if self._anywhere["malloc"].match(name)]
@@ -150,6 +164,8 @@ class SafetyRules:
         helper = self._helpers.get(frame.code.start)
         if helper is not None:
             return None if helper in _CHANGES and self._waits_for_anything(frames, index) else helper
+        if frame.code.start in self._changers and all(is_libc(other.code.image) for other in frames[:index]):
+            return "a change of a container"
         name = self._names.find(frame.code)
         if name is not None:
             for what, pattern in self._anywhere.items():
@@ -184,6 +200,31 @@ class SafetyRules:
         if innermost or not entered_here:
             return None  # memcpy and its like, chosen by the processor's abilities, are local; and helpers of what has a name
         return "libc"
+
+
+def _find_changing_methods(runtime: Runtime, memory: Memory) -> Iterator[int]:
+    """Yield where the methods begin that change containers."""
+    field, distance = _TP_METHODS
+    for name in _CONTAINERS:
+        type_address = runtime.image.symbol(name)
+        if type_address is None:
+            continue
+        try:
+            method = _read_pointer(memory, type_address + getattr(runtime.layout.type_object, field) + distance)
+            for _ in range(_MOST_METHODS):
+                name_address = _read_pointer(memory, method)
+                if not name_address:
+                    break
+                text = memory.read(name_address, _LONGEST_NAME).partition(b"\0")[0].decode("ascii", "replace")
+                if _CHANGING_METHODS.fullmatch(text):
+                    yield _read_pointer(memory, method + 8)
+                method += _METHOD_SIZE
+        except BadAddress:
+            continue
+
+
+def _read_pointer(memory: Memory, address: int) -> int:
+    return int.from_bytes(memory.read(address, 8), "little")
 
 
 def is_libc(image: Image) -> bool:
