@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -217,6 +220,30 @@ def test_fifty_in_a_row(python: Python, session: Session) -> None:
             assert applied.effect is Effect.DELIVERED
             assert process.ask(str(number)) == {"alive": False, "tidied": number + 1}
         process.finish()
+
+
+@pytest.fixture
+def busy_machine() -> Iterator[None]:
+    """More that wants to compute than there are processors."""
+    burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2 + (os.cpu_count() or 1))]
+    yield
+    for burner in burners:
+        burner.kill()
+        burner.wait()
+
+
+@pytest.mark.usefixtures("busy_machine")
+def test_busy_machine_does_not_look_like_caught(any_python: Python, session: Session) -> None:
+    """A thread that waits for a processor has caught nothing yet: only the swallower's handlers are left out."""
+    with script(any_python, MANY) as process:
+        for number, tid in enumerate(process.tids[:20]):
+            process.wait_until_in(tid, *SLEEPS)
+            applied = press(session, process.pid, tid, gentle=0, seconds=3 * SECONDS)
+            process.wait_until_gone(tid)
+
+            assert applied.effect is Effect.DELIVERED
+            assert {frame.function for frame in applied.skipped} == {"swallow"}
+            assert process.ask(str(number)) == {"alive": False, "tidied": number + 1}
 
 
 def test_all_kinds(python: Python, session: Session) -> None:

@@ -36,6 +36,33 @@ def test_kill_ends_what_cancel_does_not(python: Python, behaviour: Behaviour, st
     victim.finish()
 
 
+@pytest.mark.behaviours("swallow_c", "swallow_ctypes")
+def test_report_tells_of_every_cut(python: Python, behaviour: Behaviour, stuck: Start) -> None:
+    """C code that never checks, below a handler that catches everything, is cut more than once, and each time is told."""
+    victim = stuck(python, behaviour)
+    report = threadsurgeon.kill(victim.tid, pid=victim.pid)
+    techniques = [attempt.technique for attempt in report.attempts]
+
+    assert (report.outcome.value, report.technique) == ("ended", "insist"), report
+    assert techniques.index("cut") < techniques.index("insist")
+    assert len(report.cut) > 1
+    assert all(frame.function == "victim" for frame in report.skipped)
+    assert_left_in_order(victim, report)
+    victim.finish()
+
+
+@pytest.mark.behaviours("swallow_del", "swallow_del_loop", "swallow_callback")
+def test_dropped_exceptions_are_said_to_be(python: Python, behaviour: Behaviour, stuck: Start) -> None:
+    """C code that cannot tell anybody of an error has dropped it: no more are raised, and the reason is given."""
+    victim = stuck(python, behaviour)
+    report = threadsurgeon.kill(victim.tid, pid=victim.pid, grace=3.0)
+
+    assert report.outcome.value == "survived"
+    assert "dropped by the C code that called it" in report.detail
+    victim.assert_lives_on(unwound=False)
+    assert not victim.thread_is_gone()
+
+
 @pytest.mark.parametrize(("behaviour", "status", "outcome"), [("stubborn", 0, "ended"), ("swallower", 0, "ended")])
 def test_kill_by_command_line(behaviour: str, status: int, outcome: str, any_python: Python, stuck: Start) -> None:
     """The exit status is the outcome's."""

@@ -158,6 +158,19 @@ def test_no_safe_place_is_refused(behaviour: str, any_python: Python, stuck: Sta
     assert not victim.thread_is_gone()
 
 
+@pytest.mark.behaviours("native_spin")
+def test_native_thread_that_spins_is_refused(python: Python, behaviour: Behaviour, stuck: Start, session: Session) -> None:
+    """It is never at a place where it holds nothing."""
+    victim = stuck(python, behaviour)
+    with pytest.raises(Refused, match="cannot be dropped where it is: it runs") as caught:
+        terminate_native(session, Target(victim.pid), victim.tid, 0.05)
+
+    assert caught.value.hint is not None
+    victim.assert_lives_on(unwound=False)
+    assert not victim.thread_is_gone()
+    victim.finish()
+
+
 def test_rules_can_be_replaced(any_python: Python, stuck: Start, session: Session) -> None:
     """Whoever knows more of a place than the number of its system call decides."""
     victim = stuck(any_python, "sleep")
