@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from threadsurgeon.audit import Journal
-    from threadsurgeon.model import Diagnosis, Listing, Plan, Report, Rung, Thread, WaitGraph
+    from threadsurgeon.model import Diagnosis, Listing, NativeStack, Plan, Report, Rung, Thread, WaitGraph
     from threadsurgeon.surgery.ladder import Policy
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "find_thread",
     "kill",
     "list_threads",
+    "native_stack",
     "plan",
 ]
 
@@ -62,6 +63,26 @@ def find_thread(tid: int | str, *, pid: int | None = None) -> Thread:
 
     pid, tid = select_thread(pid, str(tid))
     return Target(pid).see(tid).thread
+
+
+def native_stack(tid: int | str, *, pid: int | None = None) -> NativeStack:
+    """Return one thread's native and Python frames in one list. gdb stops that one thread, for some milliseconds.
+
+    Args:
+        tid: the thread's kernel id; with ``pid`` also its Python ident or its name.
+        pid: the process, where ``tid`` is not a TID.
+
+    Raises:
+        Refused: the main thread, which cannot be stopped alone.
+        ThreadsurgeonError: no such thread, it cannot be traced, or there is no usable gdb.
+    """
+    from threadsurgeon.debugger.session import Session
+    from threadsurgeon.native_stack import read_native_stack
+    from threadsurgeon.selection import select_thread
+
+    process, thread = select_thread(pid, str(tid))
+    with Session.start() as session:
+        return read_native_stack(session, process, thread)
 
 
 def find_locks(pid: int) -> WaitGraph:

@@ -20,6 +20,23 @@ class Frame(NamedTuple):
         return f"{self.function} ({self.file}:{self.line if self.line is not None else '?'})"
 
 
+class NativeCall(NamedTuple):
+    """One native frame: where code of a mapped file is in a call, or at its next instruction.
+
+    ``function`` is the name that the file exports for that code, None where it exports none. ``offset``: in bytes, of the
+    address in the file's own numbering, as ``addr2line`` and ``objdump`` take it. Both ``file`` and ``offset`` are None where
+    the address is in no file.
+    """
+
+    function: str | None
+    file: str | None
+    offset: int | None
+
+    def __str__(self) -> str:
+        place = f"{self.file.rpartition('/')[2]}+{self.offset:#x}" if self.file and self.offset is not None else "no file"
+        return f"{self.function or '?'} ({place})"
+
+
 class Wait(NamedTuple):
     """What a thread waits for, as the kernel and its Python stack show it.
 
@@ -104,6 +121,20 @@ class Thread(NamedTuple):
             return "idle"
         endless = wait.seconds is not None and wait.seconds >= _STUCK_SECONDS and wait.remaining_seconds is None
         return "stuck" if endless and wait.kind != "sleep" else None
+
+
+class NativeStack(NamedTuple):
+    """One thread with its native and its Python frames in one list, innermost first, as of one moment.
+
+    The Python frames stand in the place of the eval loop that runs them. ``stopped_seconds``: how long this thread was stopped
+    for it; no other was. ``warnings`` say where the stack could not be followed, or frames could not be placed.
+    """
+
+    thread: Thread
+    merged: tuple[Frame | NativeCall, ...]
+    stopped_seconds: float
+    debugger: str
+    warnings: tuple[str, ...] = ()
 
 
 class Python(NamedTuple):

@@ -11,7 +11,18 @@ from rich.table import Table
 from rich.text import Text
 
 from threadsurgeon.errors import ThreadsurgeonError
-from threadsurgeon.model import CheckStatus, Diagnosis, Frame, Listing, Outcome, Plan, Report, Thread, WaitGraph
+from threadsurgeon.model import (
+    CheckStatus,
+    Diagnosis,
+    Frame,
+    Listing,
+    NativeStack,
+    Outcome,
+    Plan,
+    Report,
+    Thread,
+    WaitGraph,
+)
 
 # A pipe has no width: nothing is cut or folded for it.
 PIPE_WIDTH = 100_000
@@ -99,16 +110,31 @@ def print_listing(console: Console, listing: Listing, *, stacks: bool) -> None:
 
 def print_thread(console: Console, thread: Thread) -> None:
     """Print one thread with its Python frames, innermost first."""
+    _print_thread_facts(console, thread)
+    for frame in thread.frames:
+        console.print(f"    {_plain(str(frame))}", soft_wrap=True)
+    if not thread.frames:
+        console.print("    (no Python frames)" if thread.python else "    (no Python state: a native thread)")
+
+
+def print_native_stack(console: Console, stack: NativeStack) -> None:
+    """Print one thread with its native frames, dimmed, and among them its Python frames, innermost first."""
+    _print_thread_facts(console, stack.thread)
+    for frame in stack.merged:
+        text = _plain(str(frame))
+        console.print(f"    {text}" if isinstance(frame, Frame) else f"    [dim]C {text}[/]", soft_wrap=True)
+    for warning in stack.warnings:
+        console.print(f"[yellow]warning:[/] {_plain(warning)}", soft_wrap=True)
+    console.print(f"  [dim]stopped {stack.stopped_seconds * 1000:.1f} ms, this thread only; no other thread was stopped[/]")
+
+
+def _print_thread_facts(console: Console, thread: Thread) -> None:
     notes = " ".join(_notes(thread))
     console.print(
         f"[bold]thread {thread.tid}[/] {_plain(_name(thread))}: {_state(thread)}" + (f", {notes}" if notes else "")
     )
     if thread.waits_for:
         console.print(f"    [cyan]{_plain(thread.waits_for.text)}[/]", soft_wrap=True)
-    for frame in thread.frames:
-        console.print(f"    {_plain(str(frame))}", soft_wrap=True)
-    if not thread.frames:
-        console.print("    (no Python frames)" if thread.python else "    (no Python state: a native thread)")
 
 
 def print_plan(console: Console, plan: Plan) -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from threadsurgeon.model import Diagnosis, Frame, Listing, Plan, Report, Thread, Wait, WaitGraph
+from threadsurgeon.model import Diagnosis, Frame, Listing, NativeCall, NativeStack, Plan, Report, Thread, Wait, WaitGraph
 
 SCHEMA = 1
 
@@ -43,6 +43,24 @@ def _dump_each(threads: Iterable[Thread]) -> Iterator[str]:
 def dump_thread(thread: Thread) -> str:
     """Return one thread as JSON text."""
     return _dump({"schema": SCHEMA, **thread_to_dict(thread)})
+
+
+def dump_native_stack(stack: NativeStack) -> str:
+    """Return one thread with its native frames as JSON text: as ``dump_thread``, and all its frames once more, merged."""
+    return _dump(
+        {
+            "schema": SCHEMA,
+            **thread_to_dict(stack.thread),
+            "merged": [_merged_frame(frame) for frame in stack.merged],
+            "stopped_seconds": stack.stopped_seconds,
+            "debugger": stack.debugger,
+            "warnings": list(stack.warnings),
+        }
+    )
+
+
+def _merged_frame(frame: Frame | NativeCall) -> dict[str, Any]:
+    return {"kind": "python" if isinstance(frame, Frame) else "native", **frame._asdict()}
 
 
 def dump_plan(plan: Plan) -> str:

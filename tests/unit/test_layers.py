@@ -15,7 +15,7 @@ LAYERS = [
     {"render", "schema"},
     {"__init__"},
     {"doctor", "audit"},
-    {"surgery", "locks"},
+    {"surgery", "locks", "native_stack"},
     {"selection", "inventory", "explain"},
     {"cpython", "debugger"},
     {"linux"},

@@ -41,9 +41,13 @@ def _sorted(listing: Listing, key: str) -> Listing:
 @click.command()
 @click.argument("thread", type=THREAD, metavar="TID")
 @pid_option
+@click.option("--native", is_flag=True, help="With its native frames: gdb stops this one thread for some milliseconds.")
 @json_option
-def stack(thread: str, pid: int | None, as_json: bool) -> None:
-    """Show the Python stack of one thread, innermost frame first. The process is only looked at."""
+def stack(thread: str, pid: int | None, native: bool, as_json: bool) -> None:
+    """Show the Python stack of one thread, innermost frame first. Without --native the process is only looked at."""
+    if native:
+        show("native_stack", threadsurgeon.native_stack(thread, pid=pid), as_json=as_json)
+        return
     show("thread", threadsurgeon.find_thread(thread, pid=pid), as_json=as_json)
 
 

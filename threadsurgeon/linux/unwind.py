@@ -27,6 +27,10 @@ class CannotUnwind(Exception):
     """What is on the stack cannot be followed; ``str(error)`` says why."""
 
 
+class EndOfStack(CannotUnwind):
+    """There is no caller: this is how every stack ends that was followed to its end."""
+
+
 @dataclass(frozen=True, slots=True)
 class Code:
     """A stretch of code with its own unwind information, at its place in the process."""
@@ -144,7 +148,8 @@ def caller_registers(frame: NativeFrame, code_map: CodeMap, memory: Memory, *, e
     """Return the registers as they will be when the frame's function has returned.
 
     Raises:
-        CannotUnwind: it is the outermost frame, or its unwind information leads nowhere.
+        EndOfStack: it is the outermost frame.
+        CannotUnwind: its unwind information leads nowhere.
     """
     where = frame.pc if exact else frame.pc - 1
     try:
@@ -171,19 +176,22 @@ def caller_registers(frame: NativeFrame, code_map: CodeMap, memory: Memory, *, e
     except (BadUnwindInfo, BadExpression, BadAddress, IndexError) as error:
         raise CannotUnwind(f"the caller of the code at {frame.pc:#x}: {error}") from None
     if not known[RIP]:
-        raise CannotUnwind("the end of the stack")
+        raise EndOfStack("the end of the stack")
     return tuple(known)
 
 
-def walk(registers: Registers, code_map: CodeMap, memory: Memory) -> Iterable[NativeFrame]:
-    """Yield the frames of a stopped thread, innermost first.
+def walk(
+    registers: Registers, code_map: CodeMap, memory: Memory, most: int = MAX_FRAMES
+) -> Iterable[NativeFrame]:
+    """Yield the frames of a stopped thread, innermost first, at most so many.
 
     Raises:
-        CannotUnwind: it cannot go on; the last frame of a stack ends like that, too.
+        EndOfStack: after the last frame.
+        CannotUnwind: it cannot go on.
     """
     exact = True
     previous = 0
-    for _ in range(MAX_FRAMES):
+    for _ in range(most):
         frame = make_frame(registers, code_map, memory, exact=exact)
         if frame.cfa <= previous:
             raise CannotUnwind(f"the stack goes the wrong way at {frame.pc:#x}")
@@ -191,7 +199,7 @@ def walk(registers: Registers, code_map: CodeMap, memory: Memory) -> Iterable[Na
         previous = frame.cfa
         registers = caller_registers(frame, code_map, memory, exact=exact)
         exact = frame.code.fde.signal_frame
-    raise CannotUnwind(f"more than {MAX_FRAMES} frames")
+    raise CannotUnwind(f"more than {most} frames")
 
 
 def as_registers(values: Sequence[int]) -> Registers:
