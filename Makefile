@@ -28,7 +28,7 @@ define need_gdb
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo check test integration-test matrix fault-injection fuzz soak bench layouts experiment clean
+.PHONY: help install demo picture check test integration-test matrix fault-injection fuzz soak bench layouts experiment clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -52,6 +52,10 @@ $(BENCH_STAMP): $(STAMP)
 demo: install ## free the stuck threads of a sacrificial process, before your eyes [TARGET=python3.9]
 	$(need_gdb)
 	@$(BIN)/python demo/demo.py $(target)
+
+picture: install ## draw the live view at work, from a real run: writes docs/live-view.svg
+	$(need_gdb)
+	@$(BIN)/python demo/picture.py
 
 check: install ## lint, types and unit tests: seconds
 	$(BIN)/ruff check

@@ -124,7 +124,7 @@ def test_first_screen():
 
     async def script(screen):
         lines = await screen.shows("4713", "Quit")
-        assert lines[0].startswith("process 4711: CPython 3.12.1, 3 threads, 1 native · GIL held by 4712")
+        assert lines[0].startswith("process 4711: CPython 3.12.1, 3 threads · 1 native · GIL 4712")
         assert lines[1].split() == ["TID", "NAME", "STATE", "CPU%", "CPU", "GIL%", "WAITS", "FOR,", "WHERE"]
         assert [line.split()[:3] for line in lines[2:5]] == [
             ["4711", "MainThread", "sleeping"],

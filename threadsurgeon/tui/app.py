@@ -33,6 +33,7 @@ GIL_SECONDS = 0.025  # between two samples of who holds the GIL
 class LiveView(App[None]):
     """All threads of one process, again and again."""
 
+    TITLE = "threadsurgeon attach"
     ENABLE_COMMAND_PALETTE = False
     CSS_PATH = "app.tcss"
     BINDINGS = [
@@ -121,7 +122,7 @@ class LiveView(App[None]):
             seconds, spent = time.monotonic() - began, time.process_time() - cpu
         self._gil_percent = {tid: 100 * seen / samples for tid, seen in holders.items()}
         if seconds:
-            self._cost = f"a look each {seconds:.1f} s costs {100 * spent / seconds:.1f} % of a core"
+            self._cost = f"costs {100 * spent / seconds:.1f} %, each {seconds:.1f} s"
 
     def _take(self, listing: Listing) -> None:
         self._listing = listing
@@ -139,12 +140,12 @@ class LiveView(App[None]):
         threads = len(listing.threads)
         native = sum(not thread.python for thread in listing.threads)
         facts = [
-            f"process {listing.pid}: CPython {printable(listing.python.version)}, {threads} threads, {native} native",
-            f"GIL held by {listing.gil_holder}" if listing.gil_holder else "GIL free",
-            *(["frozen"] if self._frozen else []),
-            *([] if self._native else ["native hidden"]),
-            *([] if self._sort == "tid" else [f"by {self._sort}"]),
+            f"process {listing.pid}: CPython {printable(listing.python.version)}, {threads} threads",
+            *([f"{native} native{'' if self._native else ' hidden'}"] if native else []),
+            f"GIL {listing.gil_holder}" if listing.gil_holder else "GIL free",
             *([self._cost] if self._cost else []),
+            *(["frozen"] if self._frozen else []),
+            *([] if self._sort == "tid" else [f"by {self._sort}"]),
         ]
         return printable(self._ended) or " · ".join(facts)
 

@@ -26,7 +26,8 @@ The process is only looked at. Nothing is done to it before you confirm it with 
   GIL%   how often it was seen holding the GIL since the last look
   WHERE  the innermost Python frame, after what the thread waits for in it
 
-Threads that have ended are struck out for a moment. The line at the top says what looking costs.
+Threads that have ended are struck out for a moment. The line at the top says what the
+view costs, in percent of one core.
 """
 
 

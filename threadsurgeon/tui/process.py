@@ -82,10 +82,13 @@ class Operation:
         # Run as a module Python looks for it in the working directory first: not in one that anybody may have filled.
         package = str(Path(threadsurgeon.__file__).parents[1])
         path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
+        environment = {**os.environ, "PYTHONPATH": path, "NO_COLOR": "1"}
+        if journal := os.environ.get("THREADSURGEON_LOG"):
+            environment["THREADSURGEON_LOG"] = os.path.abspath(journal)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "threadsurgeon", *arguments],
             cwd="/",
-            env={**os.environ, "PYTHONPATH": path, "NO_COLOR": "1"},
+            env=environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
