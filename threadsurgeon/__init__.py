@@ -31,10 +31,10 @@ __all__ = [
     "cancel",
     "diagnose",
     "find_locks",
+    "find_native_stack",
     "find_thread",
     "kill",
     "list_threads",
-    "native_stack",
     "plan",
 ]
 
@@ -65,7 +65,7 @@ def find_thread(tid: int | str, *, pid: int | None = None) -> Thread:
     return Target(pid).see(tid).thread
 
 
-def native_stack(tid: int | str, *, pid: int | None = None) -> NativeStack:
+def find_native_stack(tid: int | str, *, pid: int | None = None) -> NativeStack:
     """Return one thread's native and Python frames in one list. gdb stops that one thread, for some milliseconds.
 
     Args:

@@ -46,7 +46,7 @@ def _sorted(listing: Listing, key: str) -> Listing:
 def stack(thread: str, pid: int | None, native: bool, as_json: bool) -> None:
     """Show the Python stack of one thread, innermost frame first. Without --native the process is only looked at."""
     if native:
-        show("native_stack", threadsurgeon.native_stack(thread, pid=pid), as_json=as_json)
+        show("native_stack", threadsurgeon.find_native_stack(thread, pid=pid), as_json=as_json)
         return
     show("thread", threadsurgeon.find_thread(thread, pid=pid), as_json=as_json)
 
