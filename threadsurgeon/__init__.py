@@ -34,6 +34,7 @@ __all__ = [
     "find_native_stack",
     "find_thread",
     "kill",
+    "list_core",
     "list_threads",
     "plan",
 ]
@@ -52,12 +53,27 @@ def list_threads(pid: int) -> Listing:
     return Target(pid).list_threads()
 
 
-def find_thread(tid: int | str, *, pid: int | None = None) -> Thread:
-    """Return one Python thread with its stack, by TID, or with ``pid`` by Python ident or name.
+def list_core(path: str) -> Listing:
+    """Return every thread of a CPython process as its core file shows it, matched to its Python threads.
 
     Raises:
-        ThreadsurgeonError: no such thread, or its process cannot be looked at.
+        ThreadsurgeonError: not a core file, not of CPython, not supported, or not readable enough.
     """
+    from threadsurgeon import core_listing
+
+    return core_listing.list_core(path)
+
+
+def find_thread(tid: int | str, *, pid: int | None = None, core: str | None = None) -> Thread:
+    """Return one Python thread with its stack, by TID, or with ``pid`` by Python ident or name; of a core file by any.
+
+    Raises:
+        ThreadsurgeonError: no such thread, or its process or core file cannot be looked at.
+    """
+    if core is not None:
+        from threadsurgeon.core_listing import find_in_core
+
+        return find_in_core(core, str(tid))
     from threadsurgeon.inventory import Target
     from threadsurgeon.selection import select_thread
 

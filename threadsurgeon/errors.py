@@ -12,6 +12,7 @@ ThreadsurgeonError                  exit status 1
 ├── PermissionDenied                the kernel does not let us read or trace it
 ├── TargetBusy                      traced by another, stopped, or otherwise not to be touched now
 ├── UnreadableTarget                memory that should be readable is not, again and again
+├── UnreadableCore                  a core file that is none, or damaged, or whose files are no longer there
 ├── LogUnwritable                   the audit trail cannot be written, and nothing is done without
 ├── DebuggerError
 │   ├── DebuggerMissing             no usable gdb
@@ -67,6 +68,10 @@ class TargetBusy(ThreadsurgeonError):
 
 class UnreadableTarget(ThreadsurgeonError):
     """The target's memory changed under every attempt to read it, or is not there."""
+
+
+class UnreadableCore(ThreadsurgeonError):
+    """A core file cannot be read, or not enough of it."""
 
 
 class LogUnwritable(ThreadsurgeonError):

@@ -6,20 +6,18 @@ Nothing is stopped, traced or written.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from typing import NamedTuple
 
 from threadsurgeon.cpython.frames import TAG_MASK, RawFrame
-from threadsurgeon.cpython.objects import ObjectReader
+from threadsurgeon.cpython.interior import Interior, choose_states, is_pool_worker
 from threadsurgeon.cpython.runtime import Runtime, find_runtime
-from threadsurgeon.cpython.stacks import Stack, read_stacks
-from threadsurgeon.cpython.thread_objects import ThreadObject, read_thread_objects
+from threadsurgeon.cpython.stacks import Stack
+from threadsurgeon.cpython.thread_objects import ThreadObject
 from threadsurgeon.cpython.threads import (
     Interpreter,
     ThreadState,
     list_interpreters,
     list_thread_states,
-    read_gil,
     read_main_ident,
     refresh_thread_state,
 )
@@ -72,7 +70,7 @@ class Target:
         self.memory = ProcessMemory(pid)
         try:
             self.runtime: Runtime = find_runtime(self.memory, iterate_images(pid))
-            self._code_type = self.runtime.symbol("PyCode_Type")
+            self._interior = Interior(self.memory, self.runtime)
         except NotPython as error:
             raise NotPython(f"process {pid} ({self.status.name}) is not Python: {error}", hint=error.hint) from None
         except (PermissionDenied, BadAddress) as error:
@@ -118,12 +116,12 @@ class Target:
     def _list_threads(self) -> Listing:
         cpu_shares = CpuShares(self.pid)
         interpreters, states, tids = self._list_states()
-        stacks = self._read_stacks(states)
+        stacks = self._interior.read_stacks(states)
         cpu_shares.watch(list_tids(self.pid))
-        by_tid = _choose_states(states, tids, stacks)
+        by_tid = choose_states(states, tids, stacks)
         main_ident = read_main_ident(self.memory, self.runtime)
-        holders = self._find_holders(interpreters)
-        names = self._read_names(interpreters)
+        holders = self._interior.find_holders(interpreters)
+        names = self._interior.read_names(interpreters)
         tasks = list(iterate_tasks(self.pid))
         self.check_is_same()
         waits = self._explain(tasks, by_tid, stacks)
@@ -160,11 +158,11 @@ class Target:
             NoSuchProcess: it ended meanwhile.
         """
         interpreters, states, tids = self._list_states()
-        stacks = self._read_stacks(states)
-        by_tid = _choose_states(states, tids, stacks)
+        stacks = self._interior.read_stacks(states)
+        by_tid = choose_states(states, tids, stacks)
         main_ident = read_main_ident(self.memory, self.runtime)
-        holders = self._find_holders(interpreters)
-        names = self._read_names(interpreters)
+        holders = self._interior.find_holders(interpreters)
+        names = self._interior.read_names(interpreters)
         sightings = []
         for task in iterate_tasks(self.pid):
             namespace_tid = self._find_namespace_tid(task)
@@ -193,8 +191,8 @@ class Target:
                 f"thread {tid} ({task.native_name}) of process {self.pid} has no Python state: it is a native thread",
                 hint=f"the threads of the process: threadsurgeon list {self.pid}",
             )
-        stack = self._read_stacks([fresh])[fresh.address]
-        names = self._read_names([fresh.interpreter], only=fresh.ident) if state is None else {}
+        stack = self._interior.read_stacks([fresh])[fresh.address]
+        names = self._interior.read_names([fresh.interpreter], only=fresh.ident) if state is None else {}
         thread = self._describe(
             task,
             namespace_tid,
@@ -203,7 +201,7 @@ class Target:
             fresh,
             names.get((fresh.interpreter.id, fresh.ident)),
             stack.frames,
-            fresh.address in self._find_holders([fresh.interpreter]),
+            fresh.address in self._interior.find_holders([fresh.interpreter]),
         )
         if state is None:
             waits = self._explain([task], {namespace_tid: fresh}, {fresh.address: stack})
@@ -230,12 +228,12 @@ class Target:
         Only threads are told that were there at the last look at all of them.
         """
         interpreters, tids = self._known
-        return [tids[holder] for holder in self._find_holders(interpreters) if holder in tids]
+        return [tids[holder] for holder in self._interior.find_holders(interpreters) if holder in tids]
 
     def find_gil_holder(self) -> Thread | None:
         """Return the thread that holds a GIL at this moment, None while it is free, or where no living thread holds it."""
         interpreters, states, tids = self._list_states()
-        holders = self._find_holders(interpreters)
+        holders = self._interior.find_holders(interpreters)
         for state in states:
             if state.address in holders and state.address in tids:
                 for task in iterate_tasks(self.pid):
@@ -246,7 +244,7 @@ class Target:
     def _find_state(self, namespace_tid: int) -> ThreadState | None:
         _, states, tids = self._list_states()
         candidates = [state for state in states if tids.get(state.address) == namespace_tid]
-        return _choose_states(candidates, tids, self._read_stacks(candidates)).get(namespace_tid)
+        return choose_states(candidates, tids, self._interior.read_stacks(candidates)).get(namespace_tid)
 
     def _list_states(self) -> tuple[list[Interpreter], list[ThreadState], dict[int, int]]:
         """Return the interpreters, the thread states, and the TIDs that the target itself sees by the states' addresses."""
@@ -315,52 +313,6 @@ class Target:
             self._tid_offset = find_tid_offset(self.memory, main_ident, self.status.namespace_pid)
         by_ident = read_tids(self.memory, [state.ident for state in states], self._tid_offset)
         return {state.address: by_ident[state.ident] for state in states if state.ident in by_ident}
-
-    def _find_holders(self, interpreters: list[Interpreter]) -> set[int]:
-        """Return the addresses of the thread states that hold a GIL."""
-        layout = self.runtime.layout.gil_runtime_state
-        holders = set()
-        for address in {interpreter.gil for interpreter in interpreters if interpreter.gil}:
-            try:
-                holders.add(read_gil(self.memory, layout, address).holder)
-            except BadAddress:
-                continue
-        return holders - {0}
-
-    def _read_names(
-        self, interpreters: list[Interpreter], *, only: int | None = None
-    ) -> dict[tuple[int, int], ThreadObject]:
-        true_address = self.runtime.symbol("_Py_TrueStruct")
-        return {
-            (interpreter.id, ident): thread
-            for interpreter in interpreters
-            for ident, thread in read_thread_objects(
-                self.memory, ObjectReader(self.runtime.layout), interpreter, true_address, only=only
-            ).items()
-        }
-
-    def _read_stacks(self, states: list[ThreadState]) -> dict[int, Stack]:
-        return read_stacks(self.memory, self.runtime, self._code_type, states)
-
-
-def _choose_states(
-    states: list[ThreadState], tids: dict[int, int], stacks: dict[int, Stack]
-) -> dict[int, ThreadState]:
-    """Return the thread state in which each TID is.
-
-    A thread that entered a sub-interpreter has a state in each: it is in that of the newest one in which it has frames.
-    """
-    chosen: dict[int, ThreadState] = {}
-    for state in states:  # of the newest interpreter first
-        tid = tids.get(state.address)
-        if tid is not None and (tid not in chosen or (stacks[state.address].raw and not stacks[chosen[tid].address].raw)):
-            chosen[tid] = state
-    return chosen
-
-
-def is_pool_worker(frames: Iterable[Frame]) -> bool:
-    """Say whether the stack is that of a worker of ``concurrent.futures.ThreadPoolExecutor``."""
-    return any(frame.function == "_worker" and frame.file.endswith("concurrent/futures/thread.py") for frame in frames)
 
 
 def _check_process(pid: int) -> Status:

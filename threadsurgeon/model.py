@@ -84,6 +84,9 @@ class Thread(NamedTuple):
     ``tid`` is the kernel's, as seen from here; ``namespace_tid`` the one the target itself sees (in a container they
     differ). ``ident`` is what Python shows as ``Thread.ident``: the ``pthread_t``. ``start_time`` (clock ticks since
     boot, from ``/proc/PID/task/TID/stat``) makes the TID unique: TIDs are reused. ``frames`` are innermost first.
+
+    A core file tells less: of a thread from there ``state`` and ``native_name`` are empty where they are not known,
+    ``cpu_seconds`` None, and ``start_time`` 0.
     """
 
     tid: int
@@ -91,7 +94,7 @@ class Thread(NamedTuple):
     start_time: int
     native_name: str
     state: str
-    cpu_seconds: float
+    cpu_seconds: float | None
     cpu_percent: float | None
     main: bool
     python: bool = False
@@ -146,13 +149,14 @@ class Python(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """All threads of one process at one moment, main thread first, then by TID."""
+    """All threads of one process at one moment, main thread first, then by TID. ``core``: the core file that shows it."""
 
     pid: int
     python: Python
     threads: tuple[Thread, ...]
     gil_holder: int | None
     warnings: tuple[str, ...] = ()
+    core: str | None = None
 
 
 class Outcome(str, Enum):

@@ -59,8 +59,9 @@ def print_listing(console: Console, listing: Listing, *, stacks: bool) -> None:
     count = len(listing.threads)
     native = sum(1 for thread in listing.threads if not thread.python)
     build = "" if listing.python.build == "release" else f" ({listing.python.build})"
+    when = " when its core was written" if listing.core else ""
     console.print(
-        f"[bold]process {listing.pid}[/]: CPython {_plain(listing.python.version)}{build}, "
+        f"[bold]process {listing.pid}[/]{when}: CPython {_plain(listing.python.version)}{build}, "
         f"{count} thread{'s' if count != 1 else ''}{f', {native} of them native' if native else ''}, "
         + (f"GIL held by thread {listing.gil_holder}" if listing.gil_holder else "GIL free")
     )
@@ -93,7 +94,7 @@ def print_listing(console: Console, listing: Listing, *, stacks: bool) -> None:
             _cut(_name(thread)),
             _state(thread),
             f"{thread.cpu_percent:.0f}" if thread.cpu_percent is not None else "-",
-            f"{thread.cpu_seconds:.1f}",
+            f"{thread.cpu_seconds:.1f}" if thread.cpu_seconds is not None else "-",
             " ".join(_notes(thread)),
             *([_cut(_wait(thread))] if with_waits else []),
             _cut(_where(thread, shorten=console.is_terminal)),
@@ -254,11 +255,11 @@ def _print_frames(console: Console, label: str, frames: tuple[Frame, ...]) -> No
 
 
 def _name(thread: Thread) -> str:
-    return thread.name if thread.name is not None else f"({thread.native_name})"
+    return thread.name if thread.name is not None else f"({thread.native_name or 'native'})"
 
 
 def _state(thread: Thread) -> str:
-    return "[green]running[/]" if thread.state == "running" else thread.state
+    return "[green]running[/]" if thread.state == "running" else thread.state or "-"
 
 
 def _wait(thread: Thread) -> str:

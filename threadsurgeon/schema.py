@@ -23,6 +23,7 @@ def dump_listing(listing: Listing) -> str:
                 "executable": listing.python.executable,
             },
             "gil_holder": listing.gil_holder,
+            **({"core": listing.core} if listing.core is not None else {}),
             "warnings": list(listing.warnings),
         }
     )
@@ -165,12 +166,12 @@ def _facts(thread: Thread) -> dict[str, Any]:
         "namespace_tid": thread.namespace_tid,
         "ident": thread.ident,
         "name": thread.name,
-        "native_name": thread.native_name,
+        "native_name": thread.native_name or None,
         "main": thread.main,
         "daemon": thread.daemon,
         "python": thread.python,
         "interpreter": thread.interpreter,
-        "state": thread.state,
+        "state": thread.state or None,
         "cpu_percent": thread.cpu_percent,
         "cpu_seconds": thread.cpu_seconds,
         "holds_gil": thread.holds_gil,

@@ -15,7 +15,7 @@ from tests.unit.examples import replace
 from threadsurgeon import errors
 from threadsurgeon.cli import cli
 from threadsurgeon.cli.look import SORT_KEYS
-from threadsurgeon.model import Outcome
+from threadsurgeon.model import NativeStack, Outcome
 from threadsurgeon.surgery.ladder import HARD, RUNGS
 
 ROOT = Path(__file__).parents[2]
@@ -36,7 +36,9 @@ class Calls:
         self.consent = None  # what `kill` may ask before a harder rung
         self.answers = {
             "list_threads": examples.LISTING,
+            "list_core": examples.LISTING,
             "find_thread": examples.WAITING,
+            "find_native_stack": NativeStack(examples.WAITING, (), 0.001, "gdb 13.1"),
             "plan": examples.PLAN,
             "cancel": examples.REPORT,
             "kill": examples.REPORT,
@@ -75,8 +77,11 @@ KILL_PLAN = {"pid": None, "exception": None, "main": False, "climb": True, "forc
     [
         (["list", "42"], ("list_threads", 42, {})),
         (["attach", "42"], ("list_threads", 42, {})),
-        (["stack", "43"], ("find_thread", "43", {"pid": None})),
-        (["stack", "a name", "-p", "42"], ("find_thread", "a name", {"pid": 42})),
+        (["stack", "43", "--native"], ("find_native_stack", "43", {"pid": None})),
+        (["stack", "w", "--core", "c"], ("find_thread", "w", {"pid": None, "core": "c"})),
+        (["list", "--core", "c"], ("list_core", "c", {})),
+        (["stack", "43"], ("find_thread", "43", {"pid": None, "core": None})),
+        (["stack", "a name", "-p", "42"], ("find_thread", "a name", {"pid": 42, "core": None})),
         (["cancel", "43"], ("cancel", "43", CANCEL)),
         (
             ["cancel", "w", "--pid", "42", "-e", "KeyError", "--timeout", "0.5", "--leave-pending"],
@@ -147,7 +152,8 @@ def test_errors_are_one_line_and_a_hint(calls, arguments, error):
         ["list", "9" * 300], ["list", "9" * 5000], ["list", "1", "--sort", "size"], ["attach", "0"], ["stack"], ["cancel"],
         ["cancel", "1", "--pid", "0"], ["cancel", "1", "--pid", "x"], ["cancel", "1", "--pid", "9" * 300],
         ["cancel", "1", "--timeout", "0"], ["cancel", "1", "--timeout", "soon"], ["cancel", "1", "--grace", "1"],
-        ["cancel", "1", "-e"], ["cancel", "-5"], ["kill", "1", "--grace", "-1"], ["kill", "1", "--timeout", "1"], ["surgery"],
+        ["list", "1", "--core", "c"], ["stack", "1", "--core", "c", "--native"], ["cancel", "1", "-e"], ["cancel", "-5"],
+        ["kill", "1", "--grace", "-1"], ["kill", "1", "--timeout", "1"], ["surgery"],
     ],
     ids=lambda arguments: " ".join(arguments)[:30],
 )  # fmt: skip

@@ -16,7 +16,7 @@ LAYERS = [
     {"__init__"},
     {"doctor", "audit"},
     {"surgery", "locks", "native_stack"},
-    {"selection", "inventory", "explain"},
+    {"selection", "inventory", "explain", "core_listing"},
     {"cpython", "debugger"},
     {"linux"},
     {"model", "errors", "_version"},

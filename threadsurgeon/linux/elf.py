@@ -174,6 +174,10 @@ class ElfFile:
         offset = self._offset(address)
         return self._data[offset : offset + size]
 
+    def raw(self, offset: int, size: int) -> bytes:
+        """Return bytes of the file by their place in it; fewer where it ends."""
+        return self._data[offset : offset + size]
+
     def _offset(self, address: int) -> int:
         for segment in self.loads:
             if segment.address <= address < segment.address + segment.file_size:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from threadsurgeon.errors import NoSuchProcess, PermissionDenied
@@ -61,6 +61,16 @@ class MappedFile(NamedTuple):
         return elf
 
 
+class Mapping(NamedTuple):
+    """A stretch of a process's memory that shows a file, from ``offset`` in it on."""
+
+    start: int
+    end: int
+    offset: int
+    path: str
+    executable: bool
+
+
 def list_mapped_files(pid: int) -> list[MappedFile]:
     """Return each mapped file once: where it is loaded, else where it is read as data.
 
@@ -75,21 +85,29 @@ def list_mapped_files(pid: int) -> list[MappedFile]:
         raise NoSuchProcess(f"there is no process {pid}") from None
     except PermissionError:
         raise PermissionDenied(f"/proc/{pid}/maps is not readable for us") from None
-    files: dict[bytes, MappedFile] = {}
-    ranks: dict[bytes, int] = {}
-    first: MappedFile | None = None
-    previous = (b"", 0)
+    return choose_mapped_files(pid, _parse(text))
+
+
+def _parse(text: bytes) -> Iterator[Mapping]:
     for match in _LINE.finditer(text):
         start, end, permissions, offset, device, path = match.groups()
-        if path.startswith(b"/dev/") or device == b"00:00":
-            continue
-        position = int(offset, 16)
+        if not path.startswith(b"/dev/") and device != b"00:00":
+            yield Mapping(int(start, 16), int(end, 16), int(offset, 16), os.fsdecode(path), b"x" in permissions)
+
+
+def choose_mapped_files(pid: int, mappings: Iterable[Mapping]) -> list[MappedFile]:
+    """Return each mapped file once: where it is loaded, else where it is read as data. ``mappings`` are by address."""
+    files: dict[str, MappedFile] = {}
+    ranks: dict[str, int] = {}
+    first: MappedFile | None = None
+    previous = ("", 0)
+    for start, end, position, path, executable in mappings:
         if first is None or path != previous[0] or position <= previous[1]:
-            first = MappedFile(pid, os.fsdecode(path), int(start, 16), int(end, 16), position)
+            first = MappedFile(pid, path, start, end, position)
         previous = path, position
         # A program may also read its library as data, at a lower address: the loaded one has code that can run. And libffi
         # maps pages of its code once more, for trampolines (tramp.c): the loaded one begins where the file does.
-        rank = 0 if b"x" not in permissions else 1 if first.offset else 2
+        rank = 0 if not executable else 1 if first.offset else 2
         if rank > ranks.get(path, -1):
             files[path], ranks[path] = first._replace(loaded=rank > 0), rank
     return list(files.values())
@@ -112,13 +130,19 @@ class Image(NamedTuple):
         return [(load.address + self.bias, load.memory_size) for load in self.elf.loads if load.flags & 2]
 
 
+def resembles_interpreter(path: str) -> bool:
+    """Say whether a file is called as interpreters are."""
+    return _INTERPRETER.fullmatch(os.path.basename(path)) is not None
+
+
+def unlikeliness(file: MappedFile) -> int:
+    """Return a number that is the smaller the likelier the file holds an interpreter."""
+    name = os.path.basename(file.path)
+    return 0 if "libpython" in name else 1 if "python" in name else 2 if ".so" not in name else 3
+
+
 def iterate_images(pid: int) -> Iterator[Image]:
     """Yield the ELF files of a process, the likeliest homes of an interpreter first."""
-
-    def unlikeliness(file: MappedFile) -> int:
-        name = os.path.basename(file.path)
-        return 0 if "libpython" in name else 1 if "python" in name else 2 if ".so" not in name else 3
-
     refused: OSError | None = None
     found = False
     for file in sorted((file for file in list_mapped_files(pid) if file.loaded), key=unlikeliness):
@@ -127,7 +151,7 @@ def iterate_images(pid: int) -> Iterator[Image]:
         except NotElf:
             continue
         except OSError as error:
-            if isinstance(error, ReplacedFile) and _INTERPRETER.fullmatch(os.path.basename(file.path)):
+            if isinstance(error, ReplacedFile) and resembles_interpreter(file.path):
                 raise PermissionDenied(
                     f"{file.path} was replaced since process {pid} began; only root can open the one that it runs"
                 ) from None

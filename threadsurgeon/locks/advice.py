@@ -40,7 +40,7 @@ def _break(deadlock: Deadlock, known: dict[int, Thread], waits_for: dict[int, in
     def loss(tid: int) -> tuple[bool, bool, bool, float, int]:
         thread = known[tid]
         importing = any(frame.function == "_load_unlocked" for frame in thread.frames)  # what it has begun stays half done
-        return thread.main, importing, not (thread.pool_worker or thread.daemon), thread.cpu_seconds, tid
+        return thread.main, importing, not (thread.pool_worker or thread.daemon), thread.cpu_seconds or 0.0, tid
 
     victim = known[min((tid for tid in deadlock.threads if tid in known), key=loss)]
     behind = _count_behind(set(deadlock.threads), waits_for)

@@ -17,7 +17,7 @@ BARS = " ▁▂▃▄▅▆▇█"
 COLUMNS = ("TID", "NAME", "STATE", "CPU%", "CPU", "GIL%", "WAITS FOR, WHERE")
 SORT_KEYS: dict[str, Callable[[Row], object]] = {
     "tid": lambda row: (not row.thread.main, row.thread.tid),
-    "cpu": lambda row: (-(row.cpu_percent or 0.0), -row.thread.cpu_seconds, row.thread.tid),
+    "cpu": lambda row: (-(row.cpu_percent or 0.0), -(row.thread.cpu_seconds or 0.0), row.thread.tid),
     "gil": lambda row: (-row.gil_percent, row.thread.tid),
     "name": lambda row: (row.thread.name is None, row.thread.name or row.thread.native_name, row.thread.tid),
     "state": lambda row: (row.thread.state != "running", row.thread.state, row.thread.tid),
@@ -83,7 +83,7 @@ class Rows:
             if before is not None:
                 history.extend(before.row.history)
                 if now > before.at:
-                    percent = 100 * (thread.cpu_seconds - before.row.thread.cpu_seconds) / (now - before.at)
+                    percent = 100 * ((thread.cpu_seconds or 0.0) - (before.row.thread.cpu_seconds or 0.0)) / (now - before.at)
             history.append(percent or 0.0)
             row = Row(thread, percent, tuple(history), gil_percent.get(thread.namespace_tid, 0.0))
             self._past[key] = _Past(row, now, 0)
