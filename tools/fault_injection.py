@@ -94,9 +94,9 @@ class Result:
 
     @property
     def at_breakpoint(self) -> bool:
-        """Whether gdb died while the thread stood at a hardware breakpoint: the kernel then delivers the SIGTRAP.
+        """Whether gdb died before it had fetched the SIGTRAP of a breakpoint: the kernel then delivers it.
 
-        That is a matter of a millisecond, and nothing outside of gdb can take the signal back: see docs/findings.md.
+        Or the thread came to a breakpoint before anybody could clear its debug registers: see docs/findings.md.
         """
         return self.case.who == "gdb" and self.harm.startswith(f"died: exit status {-signal.SIGTRAP}")
 
@@ -258,24 +258,24 @@ def run(case: Case, lengths: Lengths) -> Result:
     with tempfile.TemporaryDirectory() as directory, patient(case.python) as subject:
         subject.get_stuck(case.kind)
         operating = Operating(subject, case, Path(directory, "log"))
+        status, overdue, phase = -1, "", ""
         try:
             struck = strike(operating, case, length)
             status = operating.process.wait(PATIENCE_SECONDS)
             phase = operating.last_phase() if struck else "was over sooner"
             deadline = time.monotonic() + RELEASED_SECONDS
-            while left_behind := operating.left_behind():
-                if time.monotonic() > deadline:
-                    return Result(case, f"left behind: {left_behind}", "", phase)
+            while (left_behind := operating.left_behind()) and time.monotonic() < deadline:
                 time.sleep(0.01)
+            overdue = f"left behind: {left_behind}; " if left_behind else ""
         except subprocess.TimeoutExpired:
-            return Result(case, "our command hangs", "", operating.last_phase())
+            overdue, phase = "our command hangs; ", operating.last_phase()
         finally:
             operating.close()
         try:
             harm, left = examine(subject, case, status)
-        except AssertionError as error:  # of the zoo: no answer, or ended; it says how
-            harm, left = " ".join(str(error).split())[:300] or "AssertionError", ""
-        return Result(case, harm, left, phase)
+        except (AssertionError, OSError) as error:  # of the zoo: no answer, or ended; it says how
+            harm, left = " ".join(str(error).split())[:300] or type(error).__name__, ""
+        return Result(case, overdue + harm, left, phase)
 
 
 def strike(operating: Operating, case: Case, length: Length) -> bool:

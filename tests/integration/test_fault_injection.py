@@ -7,8 +7,8 @@ import pytest
 from tools.fault_injection import plan, representatives, summarise, try_all
 
 RUNS, SEED, JOBS = 40, 7, 2
-# At a hardware breakpoint gdb must not be killed (see Result.at_breakpoint): one in ten such runs hits that millisecond.
-MOST_AT_BREAKPOINT = 3
+# See Result.at_breakpoint. In a run in which gdb is killed at a random moment of *interrupt* it was one in fifty.
+MOST_AT_BREAKPOINT = 1
 
 pytestmark = [pytest.mark.usefixtures("gdb"), pytest.mark.timeout(300)]
 
