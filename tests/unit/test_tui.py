@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from textual.pilot import Pilot
@@ -134,6 +135,40 @@ def test_first_screen():
         assert "wait (threading.py:359)" in lines[3]
 
     play(PlayedProcess(), script)
+
+
+SCREENS = {
+    "threads": ((), "4713"),
+    "stack": (("down", "enter"), "thread 4712 worker"),
+    "plan": (("down", "k"), "nothing was touched"),
+    "refusal": (("c",), "Hint: --main"),
+    "help": (("question_mark",), "this page"),
+}
+
+
+@pytest.mark.parametrize("name", SCREENS)
+def test_screens_are_as_they_were(name):
+    """Whole screens of 80 by 24 as text; after a change that is meant, delete the file and run the test twice."""
+    keys, shown = SCREENS[name]
+    file = Path(__file__).parent / "screens" / f"{name}.txt"
+
+    async def script(screen):
+        await screen.shows("4713")
+        await screen.press(*keys)
+        await screen.shows(shown)
+        expected = file.read_text() if file.exists() else None
+        for _ in range(100):  # it may not be painted to the end yet
+            text = "\n".join(screen.lines[1:]) + "\n"  # the first line says what looking costs
+            if text == expected:
+                return
+            await asyncio.sleep(0.02)
+        if expected is None:
+            file.write_text(text)
+        assert text == expected
+
+    process = PlayedProcess()
+    process.sample_gil = list  # a share that does not depend on when it is looked
+    play(process, script, (80, 24))
 
 
 @pytest.mark.parametrize("size", [(80, 24), (40, 10), (20, 5), (300, 100)])

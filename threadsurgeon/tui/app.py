@@ -41,11 +41,11 @@ class LiveView(App[None]):
         Binding("k", "operate('kill')", "Kill"),
         Binding("l", "locks", "Locks"),
         Binding("slash", "filter", "Filter", key_display="/"),
+        Binding("question_mark", "help", "Help", key_display="?"),
+        Binding("q", "quit", "Quit"),
         Binding("s", "sort", "Sort"),
         Binding("n", "native", "Native"),
         Binding("space", "freeze", "Freeze"),
-        Binding("question_mark", "help", "Help", key_display="?"),
-        Binding("q", "quit", "Quit"),
         Binding("ctrl+c", "quit", show=False, priority=True),
         Binding("escape", "clear_filter", show=False),
     ]

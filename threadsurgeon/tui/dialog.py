@@ -29,6 +29,17 @@ FLAGS = {
 }
 
 
+class Box(Checkbox):
+    """A box that shows whether it is ticked; textual's own tells it by its colour alone."""
+
+    BUTTON_INNER = " "
+
+    def watch_value(self) -> None:
+        """Draw the tick, or none."""
+        self.BUTTON_INNER = "X" if self.value else " "
+        super().watch_value()
+
+
 class OperateDialog(ModalScreen[str]):
     """Shows the plan, then what is done, then the verdict; the dialog's result is the verdict's first line, or empty."""
 
@@ -49,9 +60,9 @@ class OperateDialog(ModalScreen[str]):
         self._verdict = ""
         self._text = Static("planning…", markup=False)
         self._scroll = VerticalScroll(can_focus=False)
-        self._boxes = [Checkbox(f"{flag} ({label})", name=flag, compact=True) for flag, label in FLAGS[command].items()]
-        self._leave = Button("Leave it (Esc)", id="leave", compact=True)
-        self._go = Button(f"{command.capitalize()} it (y)", id="go", variant="error", disabled=True, compact=True)
+        self._boxes = [Box(f"{flag} ({label})", name=flag, compact=True) for flag, label in FLAGS[command].items()]
+        self._leave = Button("Leave it alone (Esc)", id="leave", compact=True)
+        self._go = Button(f"{command.capitalize()} the thread (y)", id="go", variant="error", disabled=True, compact=True)
 
     def compose(self) -> ComposeResult:
         """Make the parts (textual asks)."""
