@@ -282,3 +282,53 @@ def test_raw_frames_tell_where_each_frame_stands(heap, thread, reader):
         expected = code + heap.layout.code_object.co_code_adaptive + 4
 
     assert walk_alone(heap.memory, reader.walk_frames(thread.state())) == [RawFrame(frame, code, expected)]
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_stack_that_does_not_begin_with_a_root_is_told_from_one_that_does(heap, thread, reader, complete):
+    """A frame that was about to be called, or had returned, has no caller either."""
+    if heap.layout.version >= (3, 12):
+        if complete:
+            thread.push(0, owner=FIRST_INTERNAL_OWNER)
+        thread.push(thread.code("f"))
+    else:
+        frame = thread.push(thread.code("f"))
+        layout = heap.layout.interpreter_frame
+        mark = frame + (heap.layout.pyobject.ob_refcnt if layout is None else layout.owner - 1)  # is_entry in 3.11
+        heap.memory.write(mark, bytes([complete]))
+
+    frames, begins_at_root = walk_alone(heap.memory, reader.walk_stack(thread.state()))
+    assert len(frames) == 1
+    assert begins_at_root is complete
+
+
+def test_frames_of_one_chunk_are_read_at_once_whatever_stands_between(heap, thread, reader):
+    """Since 3.11; the frames of C's and of generators lie elsewhere, and each takes a read of its own."""
+    if heap.layout.interpreter_frame is None:
+        pytest.skip("this version has no chunks")
+    size = heap.layout.interpreter_frame.size
+    codes = [thread.code(f"f{number}") for number in range(6)]
+    chunk = heap.allocate(bytes(16 + 6 * size))
+    for number, code in enumerate(codes):
+        if number == 3:
+            thread.push(0, owner=FIRST_INTERNAL_OWNER)
+        frame = thread.push(code)
+        heap.memory.write(chunk + 16 + number * size, heap.memory.read(frame, size))
+        thread.frames[-1] = chunk + 16 + number * size
+    state = bytearray(thread.state())
+    struct.pack_into("<Q", state, heap.layout.thread_state.datastack_chunk, chunk)
+    reads = []
+    walk = reader.walk_stack(bytes(state))
+    request = next(walk)
+    while True:
+        reads.append(request)
+        answer = heap.memory.read(*request) if isinstance(request, tuple) else heap.memory.read_many(request)
+        try:
+            request = walk.send(answer)
+        except StopIteration as end:
+            frames, _ = end.value
+            break
+
+    assert [frame.code for frame in frames] == codes[::-1]
+    # the pointer of a cframe where there is one, the chunk, the frame of C's, and both of these once more
+    assert len(reads) == 3 + (heap.layout.cframe is not None)

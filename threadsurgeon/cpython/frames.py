@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable
+from operator import itemgetter
 from typing import NamedTuple
 
 from threadsurgeon.cpython.layout import Layout
@@ -35,6 +36,10 @@ class RawFrame(NamedTuple):
     instruction: int
 
 
+# A stack as (code, instruction) of each frame: the same for all threads that stand at the same place.
+_Place = tuple[tuple[int, int], ...]
+
+
 class _Code(NamedTuple):
     name: str
     file: str
@@ -53,103 +58,155 @@ class FrameReader:
         self._link, self._size, self._unpack = _compile(self._layout)
         self._codes: dict[int, _Code] = {}
         self._frames: dict[tuple[int, int], Frame] = {}
+        self._stacks: dict[_Place, tuple[Frame, ...]] = {}
 
     def walk_frames(self, thread_state: bytes) -> Walk[list[RawFrame]]:
         """Return a thread's frames, innermost first, from the content of its thread state.
+
+        Raises:
+            BadAddress: the stack has changed during the walk.
+        """
+        return (yield from self.walk_stack(thread_state))[0]
+
+    def walk_stack(self, thread_state: bytes) -> Walk[tuple[list[RawFrame], bool]]:
+        """Return the same, and whether the outermost of the frames is one with which a stack begins.
 
         A thread that calls and returns meanwhile leads the walk astray, so all that it saw is read once more at its end.
 
         Raises:
             BadAddress: the stack has changed during the walk.
         """
-        address, chunk = yield from self._find_top(thread_state)
+        address, chunk, holder = self._find_top(thread_state)
+        if holder:
+            (address,) = _pointer((yield (holder, 8)))
+        unpack, frame_size = self._unpack, self._size
         frames: list[RawFrame] = []
-        links: list[tuple[int, int, int]] = []
+        path: list[int] = []  # the addresses of all frames, the interpreter's own included
+        parts: list[tuple[int, int]] = []  # the number of a range, and how long the path was when it was left
         ranges: list[tuple[int, int]] = []
         contents: list[bytes] = []
-        start = last = 0  # where the frames are that the latest range holds
-        content = b""
-        while address and len(links) < MAX_FRAMES:
-            if not start <= address <= last:
-                if contents and chunk == start:
-                    (chunk,) = _pointer(content)  # the chunk before: _PyStackChunk begins with a pointer to it
-                start = chunk if 0 <= address - chunk <= MAX_CHUNK else address
-                last = address
-                ranges.append((start, last - start + self._size))
-                content = yield ranges[-1]
-                contents.append(content)
-            previous, code, instruction, owner = self._unpack(content, address - start)
-            if owner < FIRST_INTERNAL_OWNER:
-                frames.append(RawFrame(address, code & TAG_MASK, instruction))
-            links.append((len(ranges) - 1, address, previous))
-            address = previous
+        held = -1  # the number of the range that holds what is known of the chunk, up to its frame `last`
+        last = 0
+        root = True
+        while address and len(path) < MAX_FRAMES:
+            if held >= 0 and not 0 <= address - chunk <= MAX_CHUNK:
+                (before,) = _pointer(contents[held])  # the chunk before: _PyStackChunk begins with a pointer to it
+                if 0 <= address - before <= MAX_CHUNK:
+                    chunk, held = before, -1
+            if held >= 0 and chunk <= address <= last:
+                number, start, end = held, chunk, last
+            else:
+                number, start, end = len(ranges), address, address
+                if 0 <= address - chunk <= MAX_CHUNK:
+                    start, held, last = chunk, number, address
+                ranges.append((start, end - start + frame_size))
+                contents.append((yield ranges[-1]))
+            content = contents[number]
+            while start <= address <= end:  # in a chunk the caller comes first, so this ends
+                code, previous, instruction, owner = unpack(content, address - start)
+                if owner < FIRST_INTERNAL_OWNER:
+                    frames.append(RawFrame(address, code & TAG_MASK, instruction))
+                path.append(address)
+                end = address - 1
+                address = previous
+            parts.append((number, len(path)))
+            if not address:
+                root = self._is_root(content, path[-1] - start, owner)
         again = yield ranges
         if again != contents:
-            self._check_links(links, ranges, again)
-        return frames
+            path.append(address)
+            self._check_links(path, parts, ranges, again)
+        return frames, root
 
-    def _find_top(self, thread_state: bytes) -> Walk[tuple[int, int]]:
-        """Return the addresses of the innermost frame, and of the chunk that holds the newest frames (0 before 3.11)."""
+    def _find_top(self, thread_state: bytes) -> tuple[int, int, int]:
+        """Return the addresses of the innermost frame, of the chunk that holds the newest frames, and of a pointer.
+
+        The chunk is 0 before 3.11. The pointer is 0, or leads to the innermost frame, and its address is the first.
+        """
         state = self._layout.thread_state
         if state.frame is not None:
-            return _pointer(thread_state, state.frame)[0], 0
+            return _pointer(thread_state, state.frame)[0], 0, 0
         assert state.datastack_chunk is not None
         (chunk,) = _pointer(thread_state, state.datastack_chunk)
         if state.current_frame is not None:
-            return _pointer(thread_state, state.current_frame)[0], chunk
+            return _pointer(thread_state, state.current_frame)[0], chunk, 0
         assert state.cframe is not None
         assert self._layout.cframe is not None
         (cframe,) = _pointer(thread_state, state.cframe)
-        if not cframe:
-            return 0, chunk
-        return (yield from self._objects.read_pointer(cframe + self._layout.cframe.current_frame)), chunk
+        return 0, chunk, cframe and cframe + self._layout.cframe.current_frame
+
+    def _is_root(self, content: bytes, start: int, owner: int) -> bool:
+        """Say whether the frame at ``start``, which has no caller, may be one with which a stack begins.
+
+        Else it is a frame that was about to be called, or had returned.
+        """
+        if self._layout.version >= (3, 12):
+            return owner >= FIRST_INTERNAL_OWNER
+        if self._layout.interpreter_frame is not None:  # 3.11: is_entry stands before owner
+            return bool(content[start + self._layout.interpreter_frame.owner - 1])
+        # A frame that is freed, or kept for the next call (co_zombieframe), has no reference and no caller.
+        return bool(_pointer(content, start + self._layout.pyobject.ob_refcnt)[0])
 
     def _check_links(
-        self, links: list[tuple[int, int, int]], ranges: list[tuple[int, int]], contents: list[bytes | None]
+        self,
+        path: list[int],
+        parts: list[tuple[int, int]],
+        ranges: list[tuple[int, int]],
+        contents: list[bytes | None],
     ) -> None:
-        """Make sure that each frame still has the same caller, in ``contents`` as read later."""
-        for number, address, previous in links:
-            content = contents[number]
-            if content is None or _pointer(content, address - ranges[number][0] + self._link)[0] != previous:
-                raise BadAddress(address, self._size)
+        """Make sure that each frame of the path still has the next for its caller, in ``contents`` as read later."""
+        begin = 0
+        for number, end in parts:
+            content, start = contents[number], ranges[number][0]
+            for address, previous in zip(path[begin:end], path[begin + 1 : end + 1], strict=True):
+                if content is None or _pointer(content, address - start + self._link)[0] != previous:
+                    raise BadAddress(address, self._size)
+            begin = end
 
     def resolve(self, stacks: Iterable[list[RawFrame]]) -> list[tuple[Frame, ...] | None]:
-        """Turn raw frames into frames, None for a stack that was torn: one that names code that is not there."""
-        stacks = list(stacks)
-        wanted = sorted({frame.code for stack in stacks for frame in stack if not self._codes.get(frame.code)})
-        for address, code in zip(
-            wanted, walk_together(self._memory, map(self._read_code, wanted)), strict=True
-        ):
+        """Turn raw frames into frames, None for a stack that was torn: one that names code that is not there.
+
+        Threads that stand at the same place get the same tuple.
+        """
+        places = [tuple([frame[1:] for frame in stack]) for stack in stacks]
+        unknown = {place for place in places if place not in self._stacks}
+        wanted = sorted({code for place in unknown for code, _ in place if code not in self._codes})
+        for address, code in zip(wanted, walk_together(self._memory, map(self._read_code, wanted)), strict=True):
             if code is not None:  # what is no code now may be some at the next try
                 self._codes[address] = code
-        return [self._resolve_stack(stack) for stack in stacks]
+        for place in unknown:
+            stack = self._resolve_stack(place)
+            if stack is not None:
+                self._stacks[place] = stack
+        return [self._stacks.get(place) for place in places]
 
-    def _resolve_stack(self, stack: list[RawFrame]) -> tuple[Frame, ...] | None:
+    def _resolve_stack(self, place: _Place) -> tuple[Frame, ...] | None:
         frames = []
-        for raw in stack:
-            frame = self._frames.get((raw.code, raw.instruction))
+        for where in place:
+            frame = self._frames.get(where)
             if frame is None:
-                code = self._codes.get(raw.code)
+                address, instruction = where
+                code = self._codes.get(address)
                 if code is None:
                     return None
-                line = find_line(self._layout.version, code.line_table, code.first_line, self._offset(raw))
-                frame = self._frames[raw.code, raw.instruction] = Frame(code.name, code.file, line)
+                line = find_line(self._layout.version, code.line_table, code.first_line, self._offset(address, instruction))
+                frame = self._frames[where] = Frame(code.name, code.file, line)
             frames.append(frame)
         return tuple(frames)
 
-    def _offset(self, frame: RawFrame) -> int:
-        """Return the offset of the frame's instruction in its code, in bytes.
+    def _offset(self, code: int, instruction: int) -> int:
+        """Return the offset of a frame's instruction in its code, in bytes.
 
         3.8, 3.9: f_lasti is that. 3.10: it counts instructions of two bytes. 3.11 on: a pointer into the code, to the
         instruction last begun (prev_instr before 3.13).
         """
         if self._layout.version < (3, 10):
-            return frame.instruction
+            return instruction
         if self._layout.version < (3, 11):
-            return frame.instruction * 2
+            return instruction * 2
         start = self._layout.code_object.co_code_adaptive
         assert start is not None
-        return frame.instruction - frame.code - start
+        return instruction - code - start
 
     def _read_code(self, address: int) -> Walk[_Code]:
         layout = self._layout.code_object
@@ -162,36 +219,30 @@ class FrameReader:
         return _Code(name, file, _signed32(content, layout.firstlineno)[0], table)
 
 
-def _compile(layout: Layout) -> tuple[int, int, Callable[[bytes, int], tuple[int, int, int, int]]]:
+def _compile(layout: Layout) -> tuple[int, int, Callable[[bytes, int], tuple[int, ...]]]:
     """Return the offset of the link to the previous frame, how much of a frame to read, and how to take it apart.
 
-    A frame comes apart as (previous, code, instruction, owner); frame objects have no owner, they are always Python's.
+    A frame comes apart as (code, previous, instruction, owner); frame objects have no owner, they are always Python's.
     """
     old, new = layout.frame_object, layout.interpreter_frame
-    if old is not None:
-        fields = [(old.f_back, "Q"), (old.f_code, "Q"), (old.f_lasti, "i")]
-    else:
-        assert new is not None
-        fields = [(new.previous, "Q"), (new.executable, "Q"), (new.instr_ptr, "Q"), (new.owner, "B")]
-    order = sorted(range(len(fields)), key=lambda number: fields[number])
+    if new is not None:
+        fields = [(new.executable, "Q"), (new.previous, "Q"), (new.instr_ptr, "Q"), (new.owner, "B")]
+        return new.previous, *_unpacker(fields)
+    assert old is not None
+    size, unpack = _unpacker([(old.f_code, "Q"), (old.f_back, "Q"), (old.f_lasti, "i")])
+    return old.f_back, size, lambda content, start: (*unpack(content, start), 0)
+
+
+def _unpacker(fields: list[tuple[int, str]]) -> tuple[int, Callable[[bytes, int], tuple[int, ...]]]:
+    """Return where the last of some fields ends, and what reads all of them."""
+    rising = sorted(range(len(fields)), key=fields.__getitem__)
     text, end = "<", 0
-    for number in order:
+    for number in rising:
         offset, code = fields[number]
         text += f"{offset - end}x{code}"
         end = offset + struct.calcsize(code)
     unpack = struct.Struct(text).unpack_from
-    places = [order.index(number) for number in range(len(fields))]
-    if old is not None:
-        back, code_place, lasti = places
-
-        def take_apart(content: bytes, start: int) -> tuple[int, int, int, int]:
-            values = unpack(content, start)
-            return values[back], values[code_place], values[lasti], 0
-    else:
-        back, code_place, instruction, owner = places
-
-        def take_apart(content: bytes, start: int) -> tuple[int, int, int, int]:
-            values = unpack(content, start)
-            return values[back], values[code_place], values[instruction], values[owner]
-
-    return fields[0][0], end, take_apart
+    if rising == list(range(len(fields))):  # those of 3.11 to 3.15 are
+        return end, unpack
+    pick = itemgetter(*(rising.index(number) for number in range(len(fields))))
+    return end, lambda content, start: pick(unpack(content, start))

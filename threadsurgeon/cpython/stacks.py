@@ -14,6 +14,7 @@ from threadsurgeon.model import Frame
 
 # A running thread changes its frames while we read them; a stack that was torn is read again this often.
 TRIES = 4
+_NOTHING: tuple[list[RawFrame], bool] = ([], False)
 
 
 class Stack(NamedTuple):
@@ -33,14 +34,17 @@ def read_stacks(memory: Memory, runtime: Runtime, code_type: int, states: list[T
     stacks = {state.address: Stack((), []) for state in states}
     waiting = states
     for _ in range(TRIES):
-        raw = walk_together(memory, (reader.walk_frames(state.content) for state in waiting))
-        resolved = reader.resolve(stack or [] for stack in raw)
+        walked = walk_together(memory, (reader.walk_stack(state.content) for state in waiting))
+        resolved = reader.resolve(raw for raw, _ in (found or _NOTHING for found in walked))
         torn = []
-        for state, raw_stack, stack in zip(waiting, raw, resolved, strict=True):
-            if raw_stack is None or stack is None:
+        for state, found, stack in zip(waiting, walked, resolved, strict=True):
+            if found is None or stack is None:
                 torn.append(state)
-            else:
-                stacks[state.address] = Stack(stack, raw_stack)
+                continue
+            raw, begins_at_root = found
+            if not begins_at_root:  # but better than nothing, if it is never seen otherwise
+                torn.append(state)
+            stacks[state.address] = Stack(stack, raw)
         if not torn:
             break
         again = (refresh_thread_state(memory, runtime, state) for state in torn)

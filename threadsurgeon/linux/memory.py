@@ -8,7 +8,7 @@ import os
 from array import array
 from collections.abc import Sequence
 from itertools import accumulate, chain
-from typing import Protocol
+from typing import Any, Protocol
 
 from threadsurgeon.errors import NoSuchProcess, PermissionDenied, ThreadsurgeonError
 
@@ -17,6 +17,8 @@ MAX_RANGES = 1024
 # Bounds what a corrupt size field can make us allocate. The largest thing we read at once is a big dict's entries.
 MAX_READ = 64 * 1024 * 1024
 SMALL_READ = 4096
+# What is read at once goes through a buffer that is kept up to this size: the kernel clears each page of a new one.
+MAX_KEPT = 4 * 1024 * 1024
 
 
 class BadAddress(ThreadsurgeonError):
@@ -56,8 +58,8 @@ class ProcessMemory:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
-        # Following a chain takes thousands of small reads, one after the other: they share one buffer.
-        self._buffer = ctypes.create_string_buffer(SMALL_READ)
+        self._buffer: Any = ctypes.create_string_buffer(SMALL_READ)  # a part of it is bytes, which typeshed does not know
+        # Following a chain takes thousands of small reads, one after the other: they share what describes them.
         self._local = array("Q", (ctypes.addressof(self._buffer), 0))
         self._remote = array("Q", (0, 0))
 
@@ -73,7 +75,8 @@ class ProcessMemory:
             self._local[1] = self._remote[1] = size
             self._remote[0] = address
             if _process_vm_readv(self.pid, self._local.buffer_info()[0], 1, self._remote.buffer_info()[0], 1, 0) == size:
-                return ctypes.string_at(self._buffer, size)
+                content: bytes = self._buffer[:size]
+                return content
         (data,) = self.read_many([(address, size)])
         if data is None:
             raise BadAddress(address, size)
@@ -96,8 +99,8 @@ class ProcessMemory:
         """Return the bytes of the ranges up to the first that fails, and None for that one."""
         sizes = [size for _, size in batch]
         total = sum(sizes)
-        buffer = array("B", bytes(total))
-        local = array("Q", (buffer.buffer_info()[0], total))
+        buffer = self._provide_buffer(total)
+        local = array("Q", (ctypes.addressof(buffer), total))
         remote = array("Q", chain.from_iterable(batch))
         count = _process_vm_readv(
             self.pid, local.buffer_info()[0], 1, remote.buffer_info()[0], len(batch), 0
@@ -113,14 +116,23 @@ class ProcessMemory:
             if error != errno.EFAULT:
                 raise OSError(error, os.strerror(error))
             count = 0
-        data = buffer.tobytes()
         results: list[bytes | None] = [
-            data[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True) if end <= count
+            buffer[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True) if end <= count
         ]
         if len(results) < len(batch):
             # Everything before this range was read; what follows it was not tried.
             results.append(None)
         return results
+
+    def _provide_buffer(self, size: int) -> Any:
+        """Return a buffer of at least this many bytes."""
+        if size <= len(self._buffer):
+            return self._buffer
+        buffer = ctypes.create_string_buffer(size)
+        if size <= MAX_KEPT:
+            self._buffer = buffer
+            self._local[0] = ctypes.addressof(buffer)
+        return buffer
 
 
 def _is_possible(batch: Sequence[tuple[int, int]]) -> bool:
