@@ -43,7 +43,15 @@ class Python:
 
     @property
     def build(self) -> str:
-        return "debug" if self.debug else "free-threaded" if self.free_threaded else "release"
+        kinds = ["free-threaded"] * self.free_threaded + ["debug"] * self.debug
+        return " ".join(kinds) or "release"
+
+    @functools.cached_property
+    def has_jit(self) -> bool:
+        """Built with the experimental JIT compiler, be it switched off by default (3.14 on tell; PEP 744)."""
+        question = "import sys; print(sys._jit.is_available())"
+        answer = subprocess.run([self.command, "-c", question], capture_output=True, text=True, timeout=60)
+        return answer.stdout.strip() == "True"
 
     @property
     def may_inline(self) -> bool:
@@ -98,7 +106,7 @@ def _candidates() -> Iterator[tuple[str, str]]:
         yield "pyenv", path
     for path in sorted(glob.glob(f"{directory}/root-*/usr/bin/python3.*.host")):
         yield Path(path).relative_to(Path(path).parents[3]).parts[0].removeprefix("root-"), path
-    for path in sorted(glob.glob(f"{directory}/cp3*t/bin/python3.*t")):
+    for path in sorted(glob.glob(f"{directory}/cp3*/bin/python3.*[0-9]")):
         yield "built", path
     for place in dict.fromkeys(["/usr/bin", *os.get_exec_path()]):
         for path in sorted(glob.glob(glob.escape(place) + "/python3.*")):

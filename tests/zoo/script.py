@@ -95,7 +95,7 @@ class Script:
 
 
 @contextlib.contextmanager
-def script(python: Python, code: str, *, cpu_seconds: int = 120) -> Iterator[Script]:
+def script(python: Python, code: str, *, cpu_seconds: int = 120, **environment: str) -> Iterator[Script]:
     """Run the code until the block ends. The kernel ends it after so much CPU time: nobody may be left to do so."""
     with tempfile.TemporaryDirectory(prefix="threadsurgeon-script-", ignore_cleanup_errors=True) as directory:
         path, stderr = Path(directory, "script.py"), Path(directory, "stderr")
@@ -107,7 +107,12 @@ def script(python: Python, code: str, *, cpu_seconds: int = 120) -> Iterator[Scr
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 cwd=directory,
-                env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8", "CPU_SECONDS": str(cpu_seconds)},
+                env={
+                    "PATH": os.environ.get("PATH", os.defpath),
+                    "LC_ALL": "C.UTF-8",
+                    "CPU_SECONDS": str(cpu_seconds),
+                    **environment,
+                },
             )
         try:
             yield Script(process, stderr)
