@@ -7,8 +7,8 @@ import pytest
 from tools.fault_injection import plan, representatives, summarise, try_all
 
 RUNS, SEED, JOBS = 40, 7, 2
-# See Result.at_breakpoint. In a run in which gdb is killed at a random moment of *interrupt* it was one in fifty.
-MOST_AT_BREAKPOINT = 1
+# See Result.at_breakpoint: 2 of 130 on a busy machine.
+MOST_AT_BREAKPOINT = 2
 
 pytestmark = [pytest.mark.usefixtures("gdb"), pytest.mark.timeout(300)]
 
