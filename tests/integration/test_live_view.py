@@ -80,11 +80,14 @@ class Terminal:
         self.shows(str(tid))
         self.type("/")
         self.shows("words that stand")
-        self.type(f"{tid}\r")
+        self.type(f"{tid}")
+        self.shows(f"{tid} ")
+        self.type("\r")
         for _ in waiting("only that thread is shown"):
             rows = self.rows()
             if len(rows) == 1 and str(tid) in rows[0]:
-                return
+                break
+        self.shows("c Cancel")  # the keys are the table's again
 
     def ends(self) -> int | None:
         """Wait for the end; return the exit status."""
@@ -304,7 +307,7 @@ def test_in_tmux(any_python: Python, stuck: Start, tmp_path: Path) -> None:
         press("/")
         shows("words that stand")
         press(str(victim.tid), "Enter")
-        shows("victim")
+        shows("victim", "c Cancel")
         press("c")
         shows("nothing was touched")
         press("y")

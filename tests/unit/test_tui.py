@@ -60,6 +60,8 @@ class PlayedProcess:
         return examples.LISTING._replace(threads=tuple(self.threads))
 
     def sample_gil(self):
+        if self.error:
+            raise self.error
         return [4712]
 
     def find_locks(self):

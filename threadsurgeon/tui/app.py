@@ -117,7 +117,10 @@ class LiveView(App[None]):
         while seconds < max(SHORTEST_WAIT, min(LONGEST_WAIT, spent / MOST_CPU_SHARE)):
             if self._look_now.wait(GIL_SECONDS):
                 break
-            holders.update(self._process.sample_gil())
+            try:
+                holders.update(self._process.sample_gil())
+            except ThreadsurgeonError:
+                break  # the next look finds out why
             samples += 1
             seconds, spent = time.monotonic() - began, time.process_time() - cpu
         self._gil_percent = {tid: 100 * seen / samples for tid, seen in holders.items()}
