@@ -6,6 +6,7 @@ Nothing is stopped, traced or written.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from threadsurgeon.cpython.frames import TAG_MASK, RawFrame
@@ -124,23 +125,21 @@ class Target:
         names = self._interior.read_names(interpreters)
         tasks = list(iterate_tasks(self.pid))
         self.check_is_same()
-        waits = self._explain(tasks, by_tid, stacks)
+        seen = [(task, tid, by_tid.get(tid)) for task in tasks for tid in (self._find_namespace_tid(task),)]
+        waits = self._explain([(task, state) for task, _, state in seen], stacks)
         cpu_percent = cpu_shares.finish([task.tid for task in tasks])
         threads = []
-        for task in tasks:
-            namespace_tid = self._find_namespace_tid(task)
-            state = by_tid.get(namespace_tid)
-            percent = cpu_percent.get(task.tid)
+        for task, namespace_tid, state in seen:
+            percent, wait = cpu_percent.get(task.tid), waits.get(task.tid)
             if state is None:
-                threads.append(self._describe(task, namespace_tid, main_ident, percent))
+                threads.append(self._describe(task, namespace_tid, main_ident, percent, waits_for=wait))
             else:
                 known = names.get((state.interpreter.id, state.ident))
                 frames = stacks[state.address].frames
                 holds_gil = state.address in holders
                 threads.append(
-                    self._describe(task, namespace_tid, main_ident, percent, state, known, frames, holds_gil)
+                    self._describe(task, namespace_tid, main_ident, percent, state, known, frames, holds_gil, wait)
                 )
-        threads = [thread._replace(waits_for=waits.get(thread.tid)) for thread in threads]
         threads.sort(key=lambda thread: (not thread.main, thread.tid))
         holding = [thread.tid for thread in threads if thread.holds_gil]
         return Listing(
@@ -204,7 +203,7 @@ class Target:
             fresh.address in self._interior.find_holders([fresh.interpreter]),
         )
         if state is None:
-            waits = self._explain([task], {namespace_tid: fresh}, {fresh.address: stack})
+            waits = self._explain([(task, fresh)], {fresh.address: stack})
             thread = thread._replace(waits_for=waits.get(tid))
         return Sighting(thread, fresh, tuple(stack.raw))
 
@@ -272,6 +271,7 @@ class Target:
         known: ThreadObject | None = None,
         frames: tuple[Frame, ...] = (),
         holds_gil: bool = False,
+        waits_for: Wait | None = None,
     ) -> Thread:
         return Thread(
             tid=task.tid,
@@ -290,19 +290,17 @@ class Target:
             holds_gil=holds_gil,
             pool_worker=is_pool_worker(frames),
             frames=frames,
+            waits_for=waits_for,
         )
 
     def _explain(
-        self, tasks: list[Task], by_tid: dict[int, ThreadState], stacks: dict[int, Stack]
+        self, threads: Iterable[tuple[Task, ThreadState | None]], stacks: dict[int, Stack]
     ) -> dict[int, Wait]:
         """Return what the threads wait for, by TID."""
-        subjects = []
-        for task in tasks:
-            state = by_tid.get(self._find_namespace_tid(task))
-            if state is None:
-                subjects.append(Subject(task))
-            else:
-                subjects.append(Subject(task, stacks[state.address].frames, state.interpreter.gil))
+        subjects = [
+            Subject(task, stacks[state.address].frames, state.interpreter.gil) if state else Subject(task)
+            for task, state in threads
+        ]
         return explain_waits(self.status, self.memory, subjects, self.runtime.layout.gil_runtime_state.size)
 
     def _find_tids(self, states: list[ThreadState]) -> dict[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from typing import Any
 
 from threadsurgeon.model import Diagnosis, Frame, Listing, NativeCall, NativeStack, Plan, Report, Thread, Wait, WaitGraph
@@ -27,18 +27,18 @@ def dump_listing(listing: Listing) -> str:
             "warnings": list(listing.warnings),
         }
     )
-    return f'{listed[:-1]}, "threads": [{", ".join(_dump_each(listing.threads))}]}}'
+    return f'{listed[:-1]}, "threads": {_dump_each(listing.threads)}}}'
 
 
-def _dump_each(threads: Iterable[Thread]) -> Iterator[str]:
+def _dump_each(threads: Sequence[Thread]) -> str:
     """Encode threads as JSON text; stacks, which many threads share and which are most of the text, only once each."""
-    encode = json.JSONEncoder().encode
-    stacks: dict[tuple[Frame, ...], str] = {}
-    for thread in threads:
-        stack = stacks.get(thread.frames)
-        if stack is None:
-            stack = stacks[thread.frames] = encode(_frames(thread.frames))
-        yield f'{encode(_facts(thread))[:-1]}, "frames": {stack}}}'
+    stacks = {id(thread.frames): thread.frames for thread in threads}
+    texts = {number: f'"frames": {json.dumps(_frames(frames))}' for number, frames in stacks.items()}
+    # Within a text JSON has no quotation mark without a backslash, so only the key itself is found.
+    first, *others = json.dumps([{**_facts(thread), "frames": None} for thread in threads]).split('"frames": null')
+    return first + "".join(
+        [texts[id(thread.frames)] + following for thread, following in zip(threads, others, strict=True)]
+    )
 
 
 def dump_thread(thread: Thread) -> str:

@@ -72,4 +72,5 @@ def choose_states(
 
 def is_pool_worker(frames: Iterable[Frame]) -> bool:
     """Say whether the stack is that of a worker of ``concurrent.futures.ThreadPoolExecutor``."""
-    return any(frame.function == "_worker" and frame.file.endswith("concurrent/futures/thread.py") for frame in frames)
+    workers = [frame for frame in frames if frame.function == "_worker"]
+    return any(frame.file.endswith("concurrent/futures/thread.py") for frame in workers)

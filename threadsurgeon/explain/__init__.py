@@ -52,19 +52,35 @@ def explain_waits(status: Status, memory: Memory, subjects: Sequence[Subject], g
     waiting = [subject for subject in subjects if subject.task.state in "SDI"]
     calls = read_system_calls(status.tgid, (subject.task.tid for subject in waiting))
     waited = _measure(status.tgid, waiting) if calls and len(waiting) <= MAX_TIMED else {}
-    waits = {}
+    waits: dict[int, Wait] = {}
+    shared: dict[int, Wait] = {}  # of locks, by the identity of the stack
     for subject in waiting:
-        call = calls.get(subject.task.tid)
+        tid = subject.task.tid
+        call = calls.get(tid)
         if call is None:
             continue
-        reason = _explain(around, subject, call, gil_size)
-        seconds = waited.get(subject.task.tid)
-        left = seconds_left(reason.timeout, seconds) if reason.timeout is not None else None
-        waits[subject.task.tid] = Wait(reason.kind, reason.detail, _rounded(seconds), _rounded(left))
+        alike = not waited and _is_told_by_stack(subject, call, gil_size)
+        wait = shared.get(id(subject.frames)) if alike else None
+        if wait is None:
+            reason = _explain(around, subject, call, gil_size)
+            seconds = waited.get(tid)
+            left = seconds_left(reason.timeout, seconds) if reason.timeout is not None else None
+            wait = Wait(reason.kind, reason.detail, _rounded(seconds), _rounded(left))
+            if alike:
+                shared[id(subject.frames)] = wait
+        waits[tid] = wait
     for subject in subjects:
         if subject.task.state in "Tt":
             waits[subject.task.tid] = _explain_stop(subject.task)
     return waits
+
+
+def _is_told_by_stack(subject: Subject, call: SystemCall, gil_size: int) -> bool:
+    """Say whether nothing but its stack tells what a thread waits for: a lock, other than the GIL, and without a timeout."""
+    if call.number != FUTEX or not subject.frames or subject.task.state == "D":
+        return False
+    address, _, _, timeout, _, _ = call.arguments
+    return not timeout and not subject.gil <= address < subject.gil + gil_size
 
 
 def _explain(around: Surroundings, subject: Subject, call: SystemCall, gil_size: int) -> Reason:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import NamedTuple
 
 from threadsurgeon.errors import NoSuchProcess, NoSuchThread, PermissionDenied
@@ -141,16 +142,19 @@ def read_task(pid: int, tid: int) -> Task:
         NoSuchThread: it has no such thread (any more).
     """
     try:
-        text = read_file(f"/proc/{pid}/task/{tid}/stat", 1024).decode(errors="replace")
+        return _parse_task(tid, read_file(f"/proc/{pid}/task/{tid}/stat", 1024))
     except (FileNotFoundError, ProcessLookupError):
         raise NoSuchThread(f"process {pid} has no thread {tid}") from None
+
+
+def _parse_task(tid: int, text: bytes) -> Task:
     # The name is in brackets and may itself hold brackets and blanks.
-    opening, closing = text.index("("), text.rindex(")")
+    opening, closing = text.index(b"("), text.rindex(b")")
     fields = text[closing + 2 :].split(None, 37)  # of 50
     return Task(
         tid=tid,
-        native_name=text[opening + 1 : closing],
-        state=fields[0],
+        native_name=text[opening + 1 : closing].decode(errors="replace"),
+        state=chr(fields[0][0]),
         cpu_seconds=(int(fields[11]) + int(fields[12])) / CLOCK_TICKS,
         start_time=int(fields[19]),
         processor=int(fields[36]),
@@ -173,11 +177,25 @@ def list_tids(pid: int) -> list[int]:
 
 def iterate_tasks(pid: int) -> Iterator[Task]:
     """Yield every thread of the process; one that ends meanwhile is left out."""
-    for tid in list_tids(pid):
-        try:
-            yield read_task(pid, tid)
-        except NoSuchThread:
-            continue
+    for tid, text in _read_each(pid, list_tids(pid), "stat", 1024):
+        yield _parse_task(tid, text)
+
+
+def _read_each(pid: int, tids: Iterable[int], name: str, size: int) -> Iterator[tuple[int, bytes]]:
+    """Yield what a file says of each thread; those that have ended are left out. Errors as ``read_file``."""
+    try:
+        folder = os.open(f"/proc/{pid}/task", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (FileNotFoundError, ProcessLookupError):
+        return
+    try:
+        for tid in tids:
+            try:  # from the folder on is half the way
+                text = read_file(f"{tid}/{name}", size, folder=folder)
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            yield tid, text
+    finally:
+        os.close(folder)
 
 
 def read_cpu_time(pid: int, tid: int) -> float | None:
@@ -223,23 +241,12 @@ def read_system_calls(pid: int, tids: Iterable[int]) -> dict[int, SystemCall]:
 
     Empty where the kernel does not tell us: it asks for the same permission as ptrace.
     """
-    calls: dict[int, SystemCall] = {}
-    try:
-        folder = os.open(f"/proc/{pid}/task", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        return calls
-    try:
-        for tid in tids:
-            try:  # from the folder on is half the way
-                call = _parse_system_call(read_file(f"{tid}/syscall", 256, folder=folder))
-            except PermissionError:
-                break
-            except OSError:
-                continue
+    calls = {}
+    with suppress(OSError):
+        for tid, text in _read_each(pid, tids, "syscall", 256):
+            call = _parse_system_call(text)
             if call is not None:
                 calls[tid] = call
-    finally:
-        os.close(folder)
     return calls
 
 
@@ -248,9 +255,8 @@ def _parse_system_call(text: bytes) -> SystemCall | None:
     fields = text.split()
     if len(fields) not in (3, 9):  # three for a thread that is blocked outside a system call: "-1 SP PC"
         return None
-    number, *numbers = fields
-    *arguments, stack_pointer, program_counter = [int(value, 16) for value in numbers]
-    return SystemCall(int(number), tuple(arguments), stack_pointer, program_counter)
+    numbers = [int(value, 16) for value in fields[1:]]
+    return SystemCall(int(fields[0]), tuple(numbers[:-2]), numbers[-2], numbers[-1])
 
 
 def read_kernel_function(pid: int, tid: int) -> str | None:
