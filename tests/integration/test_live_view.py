@@ -87,7 +87,7 @@ class Terminal:
             rows = self.rows()
             if len(rows) == 1 and str(tid) in rows[0]:
                 break
-        self.shows("c Cancel")  # the keys are the table's again
+        self.shows(f"only {tid}")  # the keys are the table's again
 
     def ends(self) -> int | None:
         """Wait for the end; return the exit status."""
@@ -294,10 +294,14 @@ def test_in_tmux(any_python: Python, stuck: Start, tmp_path: Path) -> None:
     subprocess.run([*tmux, "new-session", "-d", "-x", "80", "-y", "24", command], env=environment, check=True)
 
     def shows(*words: str) -> None:
-        for _ in waiting(f"{words} in tmux", pause=0.05):
-            seen = subprocess.run([*tmux, "capture-pane", "-p"], capture_output=True, text=True, check=False).stdout
-            if all(word in seen for word in words):
-                return
+        seen = ""
+        try:
+            for _ in waiting(f"{words} in tmux", pause=0.05):
+                seen = subprocess.run([*tmux, "capture-pane", "-p"], capture_output=True, text=True, check=False).stdout
+                if all(word in seen for word in words):
+                    return
+        except VictimFailed as error:
+            raise VictimFailed(f"{error}; there is\n{seen}") from None
 
     def press(*keys: str) -> None:
         subprocess.run([*tmux, "send-keys", *keys], check=True)
@@ -307,7 +311,7 @@ def test_in_tmux(any_python: Python, stuck: Start, tmp_path: Path) -> None:
         press("/")
         shows("words that stand")
         press(str(victim.tid), "Enter")
-        shows("victim", "c Cancel")
+        shows(f"only {victim.tid}")
         press("c")
         shows("nothing was touched")
         press("y")

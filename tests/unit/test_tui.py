@@ -252,8 +252,9 @@ def test_filter_as_you_type():
         await screen.press("slash", *"wor")
         await screen.shows("4712", not_="4711 ")
         await screen.press("enter")
+        await screen.shows("only wor")
         await screen.press("escape")
-        await screen.shows("4711 ", "4713")
+        await screen.shows("4711 ", "4713", not_="only wor")
 
     play(PlayedProcess(), script)
 

@@ -146,6 +146,7 @@ class LiveView(App[None]):
             f"process {listing.pid}: CPython {printable(listing.python.version)}, {threads} threads",
             *([f"{native} native{'' if self._native else ' hidden'}"] if native else []),
             f"GIL {listing.gil_holder}" if listing.gil_holder else "GIL free",
+            *([f"only {self._words.value}"] if self._words.value and not self._words.display else []),
             *([self._cost] if self._cost else []),
             *(["frozen"] if self._frozen else []),
             *([] if self._sort == "tid" else [f"by {self._sort}"]),
@@ -203,7 +204,9 @@ class LiveView(App[None]):
 
     @on(Input.Submitted, "#filter")
     def _filter_entered(self) -> None:
+        self._words.display = False
         self._table.lines.focus()
+        self._show()
 
     def action_sort(self) -> None:
         """Sort by the next column."""
