@@ -135,6 +135,24 @@ def test_deleted_and_replaced_file_is_still_the_mapped_one(tmp_path):
         assert mapped.open_elf().loads
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("/lib/ld-musl-x86_64.so.1", True),
+        ("/usr/lib/libc.musl-x86_64.so.1", True),
+        ("/usr/lib/x86_64-linux-musl/libc.so", True),
+        ("/lib/x86_64-linux-gnu/libc.so.6", False),
+        ("/lib/x86_64-linux-gnu/libc-2.31.so", False),
+        ("/opt/musl/app", False),
+    ],
+)
+def test_musl_is_known_by_its_loader(fake_maps, name, expected):
+    """It is the C library as well."""
+    fake_maps(MAPS + f"7f0000100000-7f0000101000 r-xp 00000000 fe:01 9 {name}\n".encode())
+
+    assert mappings.uses_musl(42) is expected
+
+
 @pytest.fixture
 def without_privileges(monkeypatch):
     """Files are opened by their paths, as where map_files is not to be used."""

@@ -19,11 +19,12 @@ NOTHING_HELD = Holdings((), (), (), False, True)
 @pytest.fixture
 def kernel(monkeypatch):
     """What the kernel says: the status of tasks, and the system call of the thread."""
-    facts = {"status": status(), "tracer": status(name="gdb"), "call": None, "holdings": NOTHING_HELD}
+    facts = {"status": status(), "tracer": status(name="gdb"), "call": None, "holdings": NOTHING_HELD, "musl": False}
     monkeypatch.setattr(plan, "read_thread_status", lambda tid: facts["status"])
     monkeypatch.setattr(plan, "read_status", lambda task: facts["tracer"])
     monkeypatch.setattr(plan, "read_system_call", lambda pid, tid: facts["call"])
     monkeypatch.setattr(plan, "read_holdings", lambda *arguments: facts["holdings"])
+    monkeypatch.setattr(plan, "uses_musl", lambda pid: facts["musl"])
     return facts
 
 
@@ -86,6 +87,13 @@ def test_free_threaded_build_on_which_nothing_was_shown_is_refused(kernel, minor
     """And where it was, the reason says so."""
     with pytest.raises(Refused, match=r"free-threaded build.* 3\.13 only"):
         examine(FakeTarget(minor=minor, free_threaded=True), sighting("f"), None)
+
+
+def test_other_c_library_is_refused(kernel):
+    """Nothing was shown with it."""
+    kernel["musl"] = True
+    with pytest.raises(Refused, match="musl"):
+        examine(FakeTarget(), sighting("f"), None)
 
 
 @pytest.mark.parametrize("force", [False, True])

@@ -16,6 +16,8 @@ from threadsurgeon.linux.memory import BadAddress, ProcessMemory
 _LINE = re.compile(rb"^([0-9a-f]+)-([0-9a-f]+) (....) ([0-9a-f]+) (\S+) \d+ +(/.*)$", re.MULTILINE)
 
 
+# Its loader is the library, under one name or the other; glibc's is libc.so.6 or libc-2.31.so.
+_MUSL = re.compile(r"ld-musl-|libc\.musl-|libc\.so( \(deleted\))?$")
 _INTERPRETER = re.compile(r"(lib)?python[\d.]+[a-z]*(\.so[\d.]*)?( \(deleted\))?")
 
 
@@ -111,6 +113,16 @@ def choose_mapped_files(pid: int, mappings: Iterable[Mapping]) -> list[MappedFil
         if rank > ranks.get(path, -1):
             files[path], ranks[path] = first._replace(loaded=rank > 0), rank
     return list(files.values())
+
+
+def uses_musl(pid: int) -> bool:
+    """Say whether the process runs with musl as its C library; a program that is linked with it statically does not show it.
+
+    Raises:
+        NoSuchProcess: it ended.
+        PermissionDenied: another user's process.
+    """
+    return any(_MUSL.match(os.path.basename(file.path)) for file in list_mapped_files(pid))
 
 
 class Image(NamedTuple):

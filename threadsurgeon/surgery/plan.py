@@ -10,6 +10,7 @@ from threadsurgeon.cpython.held_locks import read_holdings
 from threadsurgeon.cpython.threads import read_finalizing
 from threadsurgeon.errors import Refused, TargetBusy
 from threadsurgeon.inventory import Sighting, Target
+from threadsurgeon.linux.mappings import uses_musl
 from threadsurgeon.linux.memory import BadAddress
 from threadsurgeon.linux.process import SystemCall, read_status, read_system_call, read_thread_status
 from threadsurgeon.model import Plan, Thread
@@ -89,6 +90,8 @@ def examine(
     if thread.main:
         check_handles_interrupt(target.pid)
     refuse_unproven_version(target.runtime)
+    if uses_musl(target.pid):
+        raise Refused(f"process {target.pid} runs with musl as its C library: operating is known to work with glibc only")
     if target.runtime.problem is not None:
         raise Refused(target.runtime.problem)
     refuse_shutdown(target)
