@@ -17,7 +17,10 @@ from threadsurgeon.linux.unwind import Code, CodeMap
 _DIRECT = re.compile(rb"[\xe8\xe9](?=(....))", re.DOTALL)
 # mov x(%rip),%register; jmp *x(%rip); call *x(%rip); cmp $…: loads through a pointer variable
 _INDIRECT = re.compile(rb"(?:[\x48\x4c]\x8b[\x05\x0d\x15\x1d\x25\x2d\x35\x3d]|\xff[\x15\x25])(?=(....))", re.DOTALL)
+# lea x(%rip),%register
+_LOAD_ADDRESS = re.compile(rb"[\x48\x4c]\x8d[\x05\x0d\x15\x1d\x25\x2d\x35\x3d](?=(....))", re.DOTALL)
 _MAX_FUNCTION = 1 << 16
+_EXECUTABLE = 1
 
 
 class FunctionNames:
@@ -70,6 +73,31 @@ class FunctionNames:
             current = {target for target in targets if target not in names} - found
             found |= current
         return {start + image.bias for start in found}
+
+    def mentioning(self, image: Image, functions: Iterable[int]) -> set[int]:
+        """Return where the functions of one file begin whose code holds the address of one of these, other than to call it.
+
+        Compilers write ``if (pointer == function)`` and copy that function there, where a profile says that it mostly is so.
+        """
+        wanted = {function - image.bias for function in functions}
+        places: set[int] = set()
+        for load in image.elf.loads:
+            if not load.flags & _EXECUTABLE:
+                continue
+            try:
+                code = image.elf.content(load.address, load.file_size)
+            except NotElf:
+                continue
+            for match in _LOAD_ADDRESS.finditer(code):
+                place = load.address + match.start()
+                if place + 7 + struct.unpack("<i", match[1])[0] in wanted:
+                    places.add(place)
+            for address in wanted:
+                if not image.bias and address < 1 << 31:  # an executable at a fixed place: as an operand of 32 bits
+                    literal = re.escape(struct.pack("<I", address))
+                    places |= {load.address + match.start() for match in re.finditer(literal, code)}
+        fdes = (self._code_map.table(image).find(place) for place in places)
+        return {fde.start + image.bias for fde in fdes if fde is not None}
 
     def _targets(self, image: Image, start: int, starts: set[int]) -> set[int]:
         fde = self._code_map.table(image).find(start)

@@ -43,10 +43,13 @@ _MAY_RUN_ANYTHING = re.compile(
     r"_?PyObject_(Hash\w*|RichCompare\w*|Call\w*|Vectorcall\w*|IsTrue|MakeTpCall|GetAttr\w*|GetIter|Repr|Str)|PyIter_Next"
 )
 _CHANGES = ("a change of a dictionary", "a change of a set", "a change of a list", "a change of a type")
+_ALLOCATORS = (
+    *("PyObject_Malloc", "PyObject_Free", "PyObject_Realloc", "PyObject_Calloc", "PyMem_Malloc"),
+    *("PyMem_Free", "PyMem_Realloc", "PyMem_Calloc", "PyMem_RawMalloc", "PyMem_RawFree"),
+)
 # Their nameless helpers: of which exported functions, how deep.
 _PYTHON_HELPERS = (
-    ("memory allocation", ("PyObject_Malloc", "PyObject_Free", "PyObject_Realloc", "PyObject_Calloc", "PyMem_Malloc",
-                           "PyMem_Free", "PyMem_Realloc", "PyMem_Calloc", "PyMem_RawMalloc", "PyMem_RawFree"), 2),
+    ("memory allocation", _ALLOCATORS, 2),
     ("the GIL", ("PyEval_SaveThread", "PyEval_RestoreThread", "PyEval_AcquireThread", "PyEval_ReleaseThread"), 3),
     ("garbage collection", ("PyGC_Collect", "_PyObject_GC_New", "PyObject_GC_Del", "_Py_RunGC"), 2),
     ("a change of a dictionary", ("PyDict_SetItem", "PyDict_DelItem", "PyDict_SetDefault"), 2),
@@ -139,7 +142,11 @@ class SafetyRules:
                 continue
         methods = set(_find_changing_methods(runtime, memory))
         inner = names.called_from(interpreter, (address - interpreter.bias for address in methods), _METHOD_DEPTH)
-        self._changers = methods | inner
+        self._changers = dict.fromkeys(methods | inner, "a change of a container")
+        # Builds made with a profile have copies of the allocators in their callers, such as _PyLong_New of Debian's 3.13: cuts
+        # between two stores to pymalloc's lists of pools ended the process.
+        allocators = names.helpers(interpreter, _ALLOCATORS, 1)
+        self._changers.update(dict.fromkeys(names.mentioning(interpreter, allocators), "memory allocation"))
         for image in code_map.images:
             if is_libc(image):
                 exported = [name for name in names.of_image(image).values() if self._anywhere["malloc"].match(name)]
@@ -164,8 +171,9 @@ class SafetyRules:
         helper = self._helpers.get(frame.code.start)
         if helper is not None:
             return None if helper in _CHANGES and self._waits_for_anything(frames, index) else helper
-        if frame.code.start in self._changers and all(is_libc(other.code.image) for other in frames[:index]):
-            return "a change of a container"
+        changes = self._changers.get(frame.code.start)
+        if changes is not None and all(is_libc(other.code.image) for other in frames[:index]):
+            return changes
         name = self._names.find(frame.code)
         if name is not None:
             for what, pattern in self._anywhere.items():
