@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 from threadsurgeon.model import Diagnosis, Frame, Listing, NativeCall, NativeStack, Plan, Report, Thread, Wait, WaitGraph
 
 SCHEMA = 1
+# Of a Thread, what _shared_facts says; its frames aside, which are many.
+_shared_fields = attrgetter(
+    "native_name", "main", "daemon", "python", "interpreter", "state", "cpu_percent", "holds_gil", "pool_worker", "waits_for"
+)
 
 
 def dump_listing(listing: Listing) -> str:
@@ -31,14 +36,19 @@ def dump_listing(listing: Listing) -> str:
 
 
 def _dump_each(threads: Sequence[Thread]) -> str:
-    """Encode threads as JSON text; stacks, which many threads share and which are most of the text, only once each."""
-    stacks = {id(thread.frames): thread.frames for thread in threads}
-    texts = {number: f'"frames": {json.dumps(_frames(frames))}' for number, frames in stacks.items()}
+    """Encode threads as JSON text; what many of them share, which is most of the text, only once."""
+    texts: dict[tuple[Any, ...], str] = {}
+    shared = []
+    for thread in threads:
+        # The stack by its identity: threads at the same place have the same tuple, and the thread keeps it alive.
+        key = (id(thread.frames), _shared_fields(thread))
+        text = texts.get(key)
+        if text is None:
+            text = texts[key] = json.dumps({**_shared_facts(thread), "frames": _frames(thread.frames)})[1:-1]
+        shared.append(text)
     # Within a text JSON has no quotation mark without a backslash, so only the key itself is found.
-    first, *others = json.dumps([{**_facts(thread), "frames": None} for thread in threads]).split('"frames": null')
-    return first + "".join(
-        [texts[id(thread.frames)] + following for thread, following in zip(threads, others, strict=True)]
-    )
+    first, *others = json.dumps([{**_own_facts(thread), "shared": None} for thread in threads]).split('"shared": null')
+    return first + "".join([text + following for text, following in zip(shared, others, strict=True)])
 
 
 def dump_thread(thread: Thread) -> str:
@@ -161,19 +171,30 @@ def thread_to_dict(thread: Thread) -> dict[str, Any]:
 
 def _facts(thread: Thread) -> dict[str, Any]:
     """Return all of a thread but its stack."""
+    return {**_own_facts(thread), **_shared_facts(thread)}
+
+
+def _own_facts(thread: Thread) -> dict[str, Any]:
+    """Return what differs from thread to thread."""
     return {
         "tid": thread.tid,
         "namespace_tid": thread.namespace_tid,
         "ident": thread.ident,
         "name": thread.name,
-        "native_name": thread.native_name or None,
+        "cpu_seconds": thread.cpu_seconds,
+    }
+
+
+def _shared_facts(thread: Thread) -> dict[str, Any]:
+    """Return what is the same for most threads of a process."""
+    return {
+        "native_name": thread.native_name,
         "main": thread.main,
         "daemon": thread.daemon,
         "python": thread.python,
         "interpreter": thread.interpreter,
-        "state": thread.state or None,
+        "state": thread.state,
         "cpu_percent": thread.cpu_percent,
-        "cpu_seconds": thread.cpu_seconds,
         "holds_gil": thread.holds_gil,
         "pool_worker": thread.pool_worker,
         "activity": thread.activity,

@@ -6,8 +6,8 @@ import pytest
 
 from tests.unit import examples
 from tests.unit.examples import replace
-from threadsurgeon.model import Frame, Outcome, Report, Thread
-from threadsurgeon.schema import SCHEMA, dump_listing, dump_plan, dump_report, dump_thread
+from threadsurgeon.model import Frame, Outcome, Report, Thread, Wait
+from threadsurgeon.schema import SCHEMA, dump_listing, dump_plan, dump_report, dump_thread, thread_to_dict
 
 THREAD = {
     "tid", "ident", "name", "native_name", "main", "daemon", "python", "interpreter", "state", "cpu_percent",
@@ -94,6 +94,21 @@ def test_hostile_names_come_back_as_they_are():
     assert text.isascii()
     assert text.isprintable()
     assert [content["name"], content["native_name"], content["frames"][0]["function"]] == [HOSTILE] * 3
+
+
+def test_threads_that_differ_in_one_thing_are_told_apart():
+    """Also where all else is the same, which is encoded once."""
+    one = examples.WAITING
+    changes = [
+        {"tid": 9}, {"ident": None}, {"name": '", "shared": null, "'}, {"native_name": '"shared": null'}, {"main": not one.main},
+        {"daemon": None}, {"daemon": not one.daemon}, {"state": "zombie"}, {"cpu_percent": 99.5}, {"cpu_seconds": 7.25},
+        {"holds_gil": not one.holds_gil}, {"pool_worker": not one.pool_worker}, {"frames": one.frames[:1]},
+        {"waits_for": Wait("lock", "a lock", 11.0)}, {"waits_for": Wait("lock", "a lock", 1.0)}, {"waits_for": None},
+    ]  # fmt: skip
+    threads = (one, *(replace(one, **change) for change in changes), one)
+    content = json.loads(dump_listing(replace(examples.LISTING, threads=threads)))
+
+    assert content["threads"] == [json.loads(json.dumps(thread_to_dict(thread))) for thread in threads]
 
 
 def test_process_without_threads_is_listed():
