@@ -60,7 +60,11 @@ def test_core_agrees_with_what_the_process_said(
         thread = seen[expected["tid"]]
         facts = (expected["ident"], printable(expected["name"]), True)
         assert (thread.ident, thread.name, thread.python) == facts
-    assert seen[victim.tid].frames == next(thread.frames for thread in living.threads if thread.tid == victim.tid)
+    frames = next(thread.frames for thread in living.threads if thread.tid == victim.tid)
+    if seen[victim.tid].frames != frames:  # gcore cannot read stacks with guard pages of glibc 2.42: then it is said
+        assert seen[victim.tid].frames == ()
+        assert python.name.endswith("sid")
+        assert any("no Python frames" in warning for warning in listing.warnings)
     assert [thread.tid for thread in listing.threads if thread.main] == [victim.pid]
     if behaviour.freezes:
         assert listing.gil_holder == victim.tid
