@@ -100,7 +100,8 @@ def test_threads_that_differ_in_one_thing_are_told_apart():
     """Also where all else is the same, which is encoded once."""
     one = examples.WAITING
     changes = [
-        {"tid": 9}, {"ident": None}, {"name": '", "shared": null, "'}, {"native_name": '"shared": null'}, {"main": not one.main},
+        {"tid": 9}, {"ident": None}, {"name": '", "shared": null, "'}, {"native_name": '"shared": null'},
+        {"main": not one.main},
         {"daemon": None}, {"daemon": not one.daemon}, {"state": "zombie"}, {"cpu_percent": 99.5}, {"cpu_seconds": 7.25},
         {"holds_gil": not one.holds_gil}, {"pool_worker": not one.pool_worker}, {"frames": one.frames[:1]},
         {"waits_for": Wait("lock", "a lock", 11.0)}, {"waits_for": Wait("lock", "a lock", 1.0)}, {"waits_for": None},
