@@ -116,8 +116,8 @@ def _warn(core: CoreFile, threads: list[Thread]) -> list[str]:
     warnings = []
     bare = [str(thread.tid) for thread in threads if thread.python and not thread.frames]
     if bare:
-        # gcore of gdb 13 gives up a stack at its guard pages where those are part of its mapping (glibc 2.42, Linux 6.13), says
-        # "Memory read failed for corefile section", and leaves zeroes.
+        # gcore of gdb 13 gives up a stack at its guard pages where those are part of its mapping (glibc 2.42, Linux 6.13),
+        # says "Memory read failed for corefile section", and leaves zeroes.
         warnings.append(
             f"no Python frames are found for {', '.join(bare[:MOST_NAMED])}{' and others' if len(bare) > MOST_NAMED else ''}: "
             "they had none, or their stacks are not in the core (gcore may leave them out, and says so)"
