@@ -141,8 +141,8 @@ def _read_sections(memory: Memory, address: int, table: Layout) -> dict[str, dic
     for (section, field), word in zip(names, words, strict=True):
         said.setdefault(section, {})[field] = word
 
-    # Described as part of the interpreter, which embeds the GIL it owns (since 3.12); but for gil_runtime_state_enabled, which is
-    # the offset in the GIL itself (3.13 to 3.15) and left to the table.
+    # Described as part of the interpreter, which embeds the GIL it owns (since 3.12); but for gil_runtime_state_enabled, which
+    # is the offset in the GIL itself (3.13 to 3.15) and left to the table.
     interpreter = said["interpreter_state"]
     said["gil_runtime_state"] = {
         "size": table.gil_runtime_state.size,
