@@ -24,6 +24,7 @@ from threadsurgeon.linux.memory import BadAddress
 from threadsurgeon.model import Listing
 from threadsurgeon.schema import dump_listing
 
+LARGEST = 5 * 4096  # of what is mutated: a chunk of frames is the largest thing that is not just text or a table
 PAGE = 4096
 # What a look may cost at most, whatever it reads. The same process undisturbed: about 300 calls and 2 MB.
 MOST_CALLS, MOST_BYTES = 300_000, 256 << 20
@@ -111,10 +112,10 @@ class Snapshot:
             return None
         content = b"".join(pages)[address % PAGE :][:size]
         if not self.words:
-            if size <= PAGE:
+            if size <= LARGEST:
                 self.touched.update(range(address & ~7, address + size, 8))
             return content
-        for place in range(address & ~7, address + size, 8) if size <= PAGE else ():
+        for place in range(address & ~7, address + size, 8) if size <= LARGEST else ():
             if place in self.words:
                 content = self._replace(content, address, place)
         return content
