@@ -12,7 +12,7 @@ from threadsurgeon.model import Diagnosis, Frame, Listing, NativeCall, NativeSta
 SCHEMA = 1
 # Of a Thread, what _shared_facts says; its frames aside, which are many.
 _shared_fields = attrgetter(
-    "native_name", "main", "daemon", "python", "interpreter", "state", "cpu_percent", "holds_gil", "pool_worker", "waits_for"
+    "native_name", "main", "daemon", "python", "interpreter", "state", "cpu_percent", "holds_gil", "pool_worker", "activity"
 )
 
 
@@ -182,6 +182,7 @@ def _own_facts(thread: Thread) -> dict[str, Any]:
         "ident": thread.ident,
         "name": thread.name,
         "cpu_seconds": thread.cpu_seconds,
+        "waits_for": _wait(thread.waits_for),
     }
 
 
@@ -198,7 +199,6 @@ def _shared_facts(thread: Thread) -> dict[str, Any]:
         "holds_gil": thread.holds_gil,
         "pool_worker": thread.pool_worker,
         "activity": thread.activity,
-        "waits_for": _wait(thread.waits_for),
     }
 
 

@@ -28,13 +28,16 @@ class Bytes:
         self.address = address
 
     def read(self, address, size):
-        start = address - self.address
-        if start < 0 or start + size > len(self.content):
+        if not self.holds(address, size):
             raise BadAddress(address, size)
+        start = address - self.address
         return self.content[start : start + size]
 
     def read_many(self, ranges):
-        raise NotImplementedError
+        return [self.read(*one) if self.holds(*one) else None for one in ranges]
+
+    def holds(self, address, size):
+        return 0 <= address - self.address <= len(self.content) - size
 
 
 class Descriptors:
@@ -253,6 +256,26 @@ def test_nothing_is_said_where_the_kernel_does_not_tell(fake_calls):
     fake_calls({})
 
     assert explain(Subject(task(), (Frame("wait", THREADING, 1),)), Subject(task("R", 44))) == {}
+
+
+def test_times_of_many_sleepers_are_read_at_once(fake_calls):
+    """One that cannot be read is no worse than a sleep of unknown end."""
+    far = struct.pack("<qq", 1 << 40, 0)
+    memory = Bytes(far * 2)
+    single = []
+    memory.read = lambda address, size: single.append(address) or Bytes.read(memory, address, size)
+    memory.read_many = lambda ranges: [Bytes.read(memory, *one) if memory.holds(*one) else None for one in ranges]
+    fake_calls({
+        43: call(230, time.CLOCK_MONOTONIC, 1, ADDRESS),
+        44: call(202, 0x1010, 0x189, 0, ADDRESS + 16),
+        45: call(230, time.CLOCK_MONOTONIC, 1, 0xBAD0),
+    })  # fmt: skip
+    waits = explain_waits(status(), memory, [Subject(task("S", tid)) for tid in (43, 44, 45)], 200)
+
+    assert [waits[tid].kind for tid in (43, 44, 45)] == ["sleep", "lock", "sleep"]
+    assert waits[43].remaining_seconds > 1e9 < waits[44].remaining_seconds
+    assert waits[45].remaining_seconds is None
+    assert single == [0xBAD0]
 
 
 def test_gil_is_told_from_locks_by_its_address(fake_calls):

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from threadsurgeon.errors import NoSuchProcess, NoSuchThread
-from threadsurgeon.explain.arguments import seconds_left
+from threadsurgeon.explain.arguments import ReadAhead, seconds_left
 from threadsurgeon.explain.python_waits import explain_frames
-from threadsurgeon.explain.system_calls import FUTEX, Reason, Surroundings, explain_call
+from threadsurgeon.explain.system_calls import FUTEX, Reason, Surroundings, explain_call, find_times
 from threadsurgeon.linux.memory import Memory
 from threadsurgeon.linux.process import (
     OUTSIDE,
@@ -48,10 +48,10 @@ def explain_waits(status: Status, memory: Memory, subjects: Sequence[Subject], g
 
     ``gil_size``: the size of ``struct _gil_runtime_state`` in bytes.
     """
-    around = Surroundings(status, memory)
     waiting = [subject for subject in subjects if subject.task.state in "SDI"]
     calls = read_system_calls(status.tgid, (subject.task.tid for subject in waiting))
     waited = _measure(status.tgid, waiting) if calls and len(waiting) <= MAX_TIMED else {}
+    around = Surroundings(status, ReadAhead(memory, (time for call in calls.values() for time in find_times(call))))
     waits: dict[int, Wait] = {}
     shared: dict[int, Wait] = {}  # of locks, by the identity of the stack
     for subject in waiting:

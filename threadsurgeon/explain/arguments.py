@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from threadsurgeon.linux.memory import BadAddress, Memory
@@ -12,7 +12,7 @@ from threadsurgeon.linux.memory import BadAddress, Memory
 MAX_DESCRIPTORS = 1024  # of poll and select: FD_SETSIZE
 MAX_PATH = 4096  # PATH_MAX
 PAGE = 4096
-_TIMESPEC = struct.Struct("<qq")
+TIMESPEC = struct.Struct("<qq")
 _POLLFD = struct.Struct("<iHH")
 
 
@@ -23,10 +23,28 @@ class Timeout(NamedTuple):
     clock: int | None = None
 
 
+class ReadAhead:
+    """A memory of which some ranges are read at once, before each is asked for."""
+
+    def __init__(self, memory: Memory, ranges: Iterable[tuple[int, int]]) -> None:
+        self._memory = memory
+        wanted = list(ranges)
+        self._known = dict(zip(wanted, memory.read_many(wanted), strict=True))
+
+    def read(self, address: int, size: int) -> bytes:
+        """Return exactly ``size`` bytes, or raise BadAddress."""
+        content = self._known.get((address, size))
+        return self._memory.read(address, size) if content is None else content
+
+    def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[bytes | None]:
+        """Return the bytes of each (address, size), None for each that cannot be read."""
+        return self._memory.read_many(ranges)
+
+
 def read_time(memory: Memory, address: int, *, unit: float = 1e-9) -> float | None:
     """Return the seconds in a ``struct timespec``, or with ``unit`` 1e-6 in a ``struct timeval``; None if unreadable."""
     try:
-        seconds, fraction = _TIMESPEC.unpack(memory.read(address, 16))
+        seconds, fraction = TIMESPEC.unpack(memory.read(address, TIMESPEC.size))
     except BadAddress:
         return None
     return float(seconds + fraction * unit)

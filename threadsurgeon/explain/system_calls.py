@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from threadsurgeon.explain.arguments import (
+    TIMESPEC,
     Timeout,
     count_milliseconds,
     read_path,
@@ -66,6 +67,13 @@ def explain_call(around: Surroundings, call: SystemCall) -> Reason:
     """Say what the call waits for."""
     explain = _CALLS.get(call.number)
     return explain(around, call) if explain else Reason("system-call", f"in system call {call.number}")
+
+
+def find_times(call: SystemCall) -> Iterator[tuple[int, int]]:
+    """Yield where the ``struct timespec`` is that a call which many threads sit in will be explained by."""
+    place = _TIMES.get(call.number)
+    if place is not None and call.arguments[place]:
+        yield call.arguments[place], TIMESPEC.size
 
 
 def _explain_restart(around: Surroundings, call: SystemCall) -> Reason:
@@ -218,6 +226,8 @@ def _say(kind: str, detail: str, _around: Surroundings, _call: SystemCall) -> Re
 def _explain_signal(around: Surroundings, call: SystemCall) -> Reason:
     return Reason("signal", "waiting for a signal", read_timeout(around.memory, call.arguments[2]))
 
+
+_TIMES = {FUTEX: 3, 35: 0, 230: 2}  # futex, nanosleep, clock_nanosleep
 
 _Explain = Callable[[Surroundings, SystemCall], Reason]
 _READ = partial(_use_descriptor, "read", "reading from")
