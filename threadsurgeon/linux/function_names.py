@@ -19,6 +19,8 @@ _DIRECT = re.compile(rb"[\xe8\xe9](?=(....))", re.DOTALL)
 _INDIRECT = re.compile(rb"(?:[\x48\x4c]\x8b[\x05\x0d\x15\x1d\x25\x2d\x35\x3d]|\xff[\x15\x25])(?=(....))", re.DOTALL)
 # lea x(%rip),%register
 _LOAD_ADDRESS = re.compile(rb"[\x48\x4c]\x8d[\x05\x0d\x15\x1d\x25\x2d\x35\x3d](?=(....))", re.DOTALL)
+# cmp $…,%rax; cmp $…,%register; cmp $…,x(%rip): up to the operand
+_COMPARE = re.compile(rb"(?:\x48\x3d|[\x48\x49]\x81[\xf8-\xff]|\x48\x81\x3d....)\Z", re.DOTALL)
 _MAX_FUNCTION = 1 << 16
 _EXECUTABLE = 1
 
@@ -74,13 +76,14 @@ class FunctionNames:
             found |= current
         return {start + image.bias for start in found}
 
-    def mentioning(self, image: Image, functions: Iterable[int]) -> set[int]:
+    def mentioning(self, image: Image, functions: Iterable[int]) -> dict[int, tuple[int, ...]]:
         """Return where the functions of one file begin whose code holds the address of one of these, other than to call it.
 
         Compilers write ``if (pointer == function)`` and copy that function there, where a profile says that it mostly is so.
+        With each: where all these comparisons are made, on the way into the copies; none where that is not clear.
         """
         wanted = {function - image.bias for function in functions}
-        places: set[int] = set()
+        places: dict[int, int | None] = {}  # of the address → of the comparison
         for load in image.elf.loads:
             if not load.flags & _EXECUTABLE:
                 continue
@@ -91,13 +94,21 @@ class FunctionNames:
             for match in _LOAD_ADDRESS.finditer(code):
                 place = load.address + match.start()
                 if place + 7 + struct.unpack("<i", match[1])[0] in wanted:
-                    places.add(place)
+                    places[place] = None  # it may be kept in a register, and compared elsewhere
             for address in wanted:
                 if not image.bias and address < 1 << 31:  # an executable at a fixed place: as an operand of 32 bits
-                    literal = re.escape(struct.pack("<I", address))
-                    places |= {load.address + match.start() for match in re.finditer(literal, code)}
-        fdes = (self._code_map.table(image).find(place) for place in places)
-        return {fde.start + image.bias for fde in fdes if fde is not None}
+                    for match in re.finditer(re.escape(struct.pack("<I", address)), code):
+                        before = _COMPARE.search(code, max(0, match.start() - 7), match.start())
+                        places[load.address + match.start()] = None if before is None else load.address + before.start()
+        found: dict[int, list[int | None]] = {}
+        for place, comparison in places.items():
+            fde = self._code_map.table(image).find(place)
+            if fde is not None:
+                found.setdefault(fde.start + image.bias, []).append(comparison)
+        return {
+            start: () if None in made else tuple(place + image.bias for place in made if place is not None)
+            for start, made in found.items()
+        }
 
     def _targets(self, image: Image, start: int, starts: set[int]) -> set[int]:
         fde = self._code_map.table(image).find(start)

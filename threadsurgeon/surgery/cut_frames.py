@@ -28,6 +28,7 @@ from threadsurgeon.linux.memory import BadAddress
 from threadsurgeon.linux.perf import perf_events_in_use
 from threadsurgeon.linux.unwind import (
     CALLEE_SAVED,
+    RIP,
     RSP,
     CannotUnwind,
     CodeMap,
@@ -39,7 +40,7 @@ from threadsurgeon.surgery.error_contract import find_contract
 from threadsurgeon.surgery.free_threaded import refuse_technique
 from threadsurgeon.surgery.interrupt import RAISE, refuse_shadow_stack
 from threadsurgeon.surgery.return_chain import Chain, Pieces, find_pieces
-from threadsurgeon.surgery.safe_moment import SafetyRules, is_libc
+from threadsurgeon.surgery.safe_moment import Danger, SafetyRules, is_libc
 from threadsurgeon.surgery.technique import Applied, Effect, Victim
 
 logger = logging.getLogger(__name__)
@@ -194,6 +195,8 @@ class Cutter:
                 elif danger is not None:
                     why, in_danger = f"it is in {danger.what}", in_danger + 1
                     if in_danger > UNARMED_TRIES:
+                        if self._comes_back(danger, deadline):
+                            return self._redirect(self._unwind())
                         watched = self._returns(stack, danger.index)
                 elif stack.backwards:
                     why = "it copies backwards"
@@ -220,6 +223,17 @@ class Cutter:
             self._seen = self._hand.run(addresses, seconds)
             if self._seen != before or before.original_rax >= 0 or time.monotonic() >= deadline:
                 break
+
+    def _comes_back(self, danger: Danger, deadline: float) -> bool:
+        """Say whether the thread has come back to where it is without entering what is dangerous: so it is not in that."""
+        free = MOST_BREAKPOINTS - 1
+        for first in range(0, len(danger.entries), free):
+            before = self._seen
+            self._run([before.registers[RIP], *danger.entries[first : first + free]], DANGER_SECONDS, deadline)
+            here = all(self._seen.registers[register] == before.registers[register] for register in (RIP, RSP))
+            if not here or self._seen == before:  # the same in all: it may not have run at all
+                return False
+        return bool(danger.entries)
 
     def _returns(self, stack: _Stack, index: int) -> list[int]:
         """Return where the frame at the index returns to, and those outside of it, as many as can be watched."""

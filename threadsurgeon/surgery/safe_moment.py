@@ -109,13 +109,20 @@ _PLAIN_CALLS = frozenset(
 
 _LIBC = re.compile(r"(libc|libpthread|ld-linux[\w-]*|ld-musl[\w-]*|libc\.musl[\w-]*|ld|librt|libdl)[-.]")
 
+_COPY = "memory allocation, or its caller"
+
 
 @dataclass(frozen=True, slots=True)
 class Danger:
-    """A frame that may not be dropped, by its position among those to be dropped, innermost first; and what it is in."""
+    """A frame that may not be dropped, by its position among those to be dropped, innermost first; and what it is in.
+
+    ``entries``: where the thread must come by on its way into it, if that is known. There are no loops in it: a thread that
+    comes back to where it is without coming by there is in another part of that function, and not in danger.
+    """
 
     index: int
     what: str
+    entries: tuple[int, ...] = ()
 
 
 class SafetyRules:
@@ -142,11 +149,11 @@ class SafetyRules:
                 continue
         methods = set(_find_changing_methods(runtime, memory))
         inner = names.called_from(interpreter, (address - interpreter.bias for address in methods), _METHOD_DEPTH)
-        self._changers = dict.fromkeys(methods | inner, "a change of a container")
+        self._changers = methods | inner
         # Builds made with a profile have copies of the allocators in their callers, such as _PyLong_New of Debian's 3.13: cuts
         # between two stores to pymalloc's lists of pools ended the process.
         allocators = names.helpers(interpreter, _ALLOCATORS, 1)
-        self._changers.update(dict.fromkeys(names.mentioning(interpreter, allocators), "memory allocation"))
+        self._copies = names.mentioning(interpreter, allocators)
         for image in code_map.images:
             if is_libc(image):
                 exported = [name for name in names.of_image(image).values() if self._anywhere["malloc"].match(name)]
@@ -161,7 +168,8 @@ class SafetyRules:
         for index in reversed(range(len(frames))):
             what = self._what(frames, index, system_call)
             if what is not None:
-                return Danger(index, what)
+                entries = self._copies.get(frames[index].code.start, ()) if what == _COPY and index == 0 else ()
+                return Danger(index, what, entries)
         return None
 
     def _what(self, frames: Sequence[NativeFrame], index: int, system_call: int | None) -> str | None:
@@ -171,9 +179,11 @@ class SafetyRules:
         helper = self._helpers.get(frame.code.start)
         if helper is not None:
             return None if helper in _CHANGES and self._waits_for_anything(frames, index) else helper
-        changes = self._changers.get(frame.code.start)
-        if changes is not None and all(is_libc(other.code.image) for other in frames[:index]):
-            return changes
+        if all(is_libc(other.code.image) for other in frames[:index]):  # it runs itself
+            if frame.code.start in self._changers:
+                return "a change of a container"
+            if frame.code.start in self._copies:
+                return _COPY
         name = self._names.find(frame.code)
         if name is not None:
             for what, pattern in self._anywhere.items():
