@@ -68,7 +68,8 @@ def _try(python: Python, behaviour: Behaviour, operate: Callable[..., Any], **op
                 return _mark(f"{type(error).__name__}: {error}", expected=False), False
             outcome = report.outcome.value
             if not report.outcome.is_success:
-                expected = outcome == behaviour.killed or behaviour.expects(python, report.technique, outcome)
+                cancelled = operate is threadsurgeon.cancel
+                expected = behaviour.expects(python, report.technique, outcome) if cancelled else outcome == behaviour.killed
                 return _mark(outcome, expected=expected), False
             _check(victim)
             expected = operate is not threadsurgeon.cancel or behaviour.expects(python, report.technique, outcome)
