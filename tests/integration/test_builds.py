@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.test_list import run
+from tests.integration.test_list import printable, run
 from tests.zoo import embedded
 from tests.zoo.pythons import Python, select
 from tests.zoo.script import Script, script
@@ -23,7 +23,7 @@ Start = Callable[..., Victim]
 
 pytestmark = pytest.mark.usefixtures("gdb")
 
-NANOSLEEP, CLOCK_NANOSLEEP, SELECT = 35, 230, 23
+NANOSLEEP, CLOCK_NANOSLEEP, SELECT, PSELECT6 = 35, 230, 23, 270
 
 # The hot loop is compiled (PEP 744); then the thread stays in it, or in C code that it calls.
 HOT = """
@@ -98,7 +98,7 @@ def test_free_threaded_build_is_listed(free_threaded: Python, behaviour: str, gi
 
     threads = {thread["tid"]: thread for thread in listing["threads"]}
     assert listing["python"]["build"] == free_threaded.build
-    assert {tid: thread["name"] for tid, thread in threads.items()} == {tid: thread["name"] for tid, thread in truth.items()}
+    assert {tid: thread["name"] for tid, thread in threads.items()} == {tid: printable(t["name"]) for tid, t in truth.items()}
     assert [frame["function"] for frame in threads[victim.tid]["frames"]] == truth[victim.tid]["functions"]
     if not gil:
         assert listing["gil_holder"] is None
@@ -213,7 +213,7 @@ def build(python: Python, program: Path, *options: str) -> None:
 def assert_operable(target: Script, name: str) -> None:
     """It is listed, its thread can be ended, and the program ends with status 0."""
     (tid,) = target.tids
-    target.wait_until_in(tid, NANOSLEEP, CLOCK_NANOSLEEP, SELECT)
+    target.wait_until_in(tid, NANOSLEEP, CLOCK_NANOSLEEP, SELECT, PSELECT6)
     listing = json.loads(run("list", str(target.pid), "--json").stdout)
     (thread,) = [thread for thread in listing["threads"] if thread["tid"] == tid]
     assert os.path.basename(listing["python"]["executable"]) == name

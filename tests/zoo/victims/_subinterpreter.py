@@ -48,7 +48,7 @@ def run(statement):
         while not lines():
             time.sleep(0.001)
         _backchannel._me.update(json.loads(LINES[0]), interpreter=1)
-        threading.Thread(target=release).start()
+        threading.Thread(target=release, name="release").start()
 
     _backchannel.run(victim, start, more, truth, aftercare)
 
