@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import os
 import re
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from threadsurgeon.cpython.runtime import Runtime
+from threadsurgeon.linux.elf import NotElf
 from threadsurgeon.linux.function_names import FunctionNames
 from threadsurgeon.linux.mappings import Image
 from threadsurgeon.linux.memory import BadAddress, Memory
@@ -49,7 +52,6 @@ _ALLOCATORS = (
 )
 # Their nameless helpers: of which exported functions, how deep.
 _PYTHON_HELPERS = (
-    ("memory allocation", _ALLOCATORS, 2),
     ("the GIL", ("PyEval_SaveThread", "PyEval_RestoreThread", "PyEval_AcquireThread", "PyEval_ReleaseThread"), 3),
     ("garbage collection", ("PyGC_Collect", "_PyObject_GC_New", "PyObject_GC_Del", "_Py_RunGC"), 2),
     ("a change of a dictionary", ("PyDict_SetItem", "PyDict_DelItem", "PyDict_SetDefault"), 2),
@@ -72,14 +74,15 @@ _PYTHON_SLOTS = (
 
 # What changes a container runs for long where it is given an endless iterator. It is halfway through while it runs itself, not
 # while it waits for code of the iterator or of the elements, which may look at the container. LTO merges what such methods
-# consist of into few functions without names (a set cut on 3.14.10 was damaged): the types' tables of methods lead there.
-_CONTAINERS = ("PySet_Type", "PyDict_Type", "PyList_Type", "PyByteArray_Type", "PyODict_Type")
-_TP_METHODS = ("tp_dictoffset", -56)
+# consist of into few functions without names (a set and a deque cut on 3.14.10 were damaged): tables of methods lead there.
 _CHANGING_METHODS = re.compile(
-    r"add|append|clear|discard|extend|fromkeys|insert|pop|popitem|remove|reverse|rotate|setdefault|(\w+_)?update|__init__"
+    rb"(add|append|appendleft|clear|discard|extend|extendleft|fromkeys|insert|pop|popitem|popleft|remove|reverse|rotate|setdefault"
+    rb"|(\w+_)?update|__init__)\0"
 )
 _METHOD_DEPTH = 3  # what the argument clinic made, the method itself, what it does to one element
-_METHOD_SIZE, _MOST_METHODS, _LONGEST_NAME = 32, 100, 40  # PyMethodDef: name, function, flags, documentation
+_LONGEST_NAME = 40
+_RUNTIME_HEAD = 4096  # the allocators are in its first kilobyte
+_WRITABLE = 2
 
 # Anywhere: what holds a lock, or is halfway through shared data, whichever library has it.
 _ANYWHERE = {
@@ -138,6 +141,9 @@ class SafetyRules:
         for what, functions, depth in _PYTHON_HELPERS:
             for start in names.helpers(interpreter, functions, depth):
                 self._helpers.setdefault(start, what)
+        allocators = names.helpers(interpreter, _ALLOCATORS, 1) | _find_runtime_functions(runtime, memory, code_map)
+        inner = names.called_from(interpreter, (start - interpreter.bias for start in allocators), 2)
+        self._helpers.update(dict.fromkeys(allocators | inner, "memory allocation"))
         slots = runtime.layout.type_object
         for name, slot, what in _PYTHON_SLOTS:
             address = interpreter.symbol(name)
@@ -147,12 +153,14 @@ class SafetyRules:
                     self._helpers[int.from_bytes(memory.read(address + offset, 8), "little")] = what
             except BadAddress:
                 continue
-        methods = set(_find_changing_methods(runtime, memory))
-        inner = names.called_from(interpreter, (address - interpreter.bias for address in methods), _METHOD_DEPTH)
-        self._changers = methods | inner
+        self._changers: set[int] = set()
+        for image in code_map.images:
+            if image.file.start == interpreter.file.start or _is_extension_module(image, names):
+                methods = set(_find_changing_methods(image, memory, code_map))
+                self._changers |= {method + image.bias for method in methods}
+                self._changers |= names.called_from(image, methods, _METHOD_DEPTH)
         # Builds made with a profile have copies of the allocators in their callers, such as _PyLong_New of Debian's 3.13: cuts
         # between two stores to pymalloc's lists of pools ended the process.
-        allocators = names.helpers(interpreter, _ALLOCATORS, 1)
         self._copies = names.mentioning(interpreter, allocators)
         for image in code_map.images:
             if is_libc(image):
@@ -220,29 +228,44 @@ class SafetyRules:
         return "libc"
 
 
-def _find_changing_methods(runtime: Runtime, memory: Memory) -> Iterator[int]:
-    """Yield where the methods begin that change containers."""
-    field, distance = _TP_METHODS
-    for name in _CONTAINERS:
-        type_address = runtime.image.symbol(name)
-        if type_address is None:
+def _find_runtime_functions(runtime: Runtime, memory: Memory, code_map: CodeMap) -> set[int]:
+    """Return the functions that ``_PyRuntime`` points to: the allocators, from 3.12 on.
+
+    PyObject_Malloc jumps there, and is not on the stack then; in a shared library its code does not tell where to.
+    """
+    if runtime.layout.version < (3, 12):
+        return set()
+    starts = set(code_map.table(runtime.image).starts)
+    try:
+        words = array("Q", memory.read(runtime.address, _RUNTIME_HEAD))
+    except BadAddress:
+        return set()
+    return {word for word in words if word - runtime.image.bias in starts}
+
+
+def _is_extension_module(image: Image, names: FunctionNames) -> bool:
+    return any(name.startswith("PyInit_") for name in names.of_image(image).values())
+
+
+def _find_changing_methods(image: Image, memory: Memory, code_map: CodeMap) -> Iterator[int]:
+    """Yield where in the file the methods begin that change containers. A PyMethodDef begins with its name and function."""
+    starts = set(code_map.table(image).starts)
+    for load in image.elf.loads:
+        if not load.flags & _WRITABLE:
             continue
-        try:
-            method = _read_pointer(memory, type_address + getattr(runtime.layout.type_object, field) + distance)
-            for _ in range(_MOST_METHODS):
-                name_address = _read_pointer(memory, method)
-                if not name_address:
-                    break
-                text = memory.read(name_address, _LONGEST_NAME).partition(b"\0")[0].decode("ascii", "replace")
-                if _CHANGING_METHODS.fullmatch(text):
-                    yield _read_pointer(memory, method + 8)
-                method += _METHOD_SIZE
+        first = (load.address + image.bias + 7) // 8 * 8
+        try:  # from memory, not from the file: there the addresses are relocated
+            words = array("Q", memory.read(first, (load.file_size - 8) // 8 * 8))
         except BadAddress:
             continue
-
-
-def _read_pointer(memory: Memory, address: int) -> int:
-    return int.from_bytes(memory.read(address, 8), "little")
+        for name, function in pairwise(words):
+            if function - image.bias in starts:
+                try:
+                    text = image.elf.content(name - image.bias, _LONGEST_NAME)
+                except NotElf:
+                    continue
+                if _CHANGING_METHODS.match(text):
+                    yield function - image.bias
 
 
 def is_libc(image: Image) -> bool:
