@@ -189,12 +189,12 @@ def _own_facts(thread: Thread) -> dict[str, Any]:
 def _shared_facts(thread: Thread) -> dict[str, Any]:
     """Return what is the same for most threads of a process."""
     return {
-        "native_name": thread.native_name,
+        "native_name": thread.native_name or None,
         "main": thread.main,
         "daemon": thread.daemon,
         "python": thread.python,
         "interpreter": thread.interpreter,
-        "state": thread.state,
+        "state": thread.state or None,
         "cpu_percent": thread.cpu_percent,
         "holds_gil": thread.holds_gil,
         "pool_worker": thread.pool_worker,

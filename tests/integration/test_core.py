@@ -99,7 +99,8 @@ def test_commands_and_errors(any_python: Python, dump: Callable[[int], str], tmp
         assert answer["core"] == core
         mine = next(thread for thread in answer["threads"] if thread["tid"] == tid)
         assert (mine["state"], mine["cpu_percent"], mine["native_name"]) == (None, None, None)
-        assert mine["frames"][0]["function"] == "read"
+        if not any_python.name.endswith("sid"):  # gcore leaves the stacks out there, as above
+            assert mine["frames"][0]["function"] == "read"
         for designation in (str(tid), hex(mine["ident"]), mine["name"]):
             shown = run("stack", designation, "--core", core, "--json")
             assert json.loads(shown.stdout)["frames"] == mine["frames"], shown.stderr
@@ -180,7 +181,7 @@ def test_replaced_interpreter_is_named(any_python: Python, dump: Callable[[int],
         process.process.finish()
     content = Path(core).read_bytes()
     name = os.path.basename(threadsurgeon.list_core(core).python.executable).encode()
-    Path(core).write_bytes(content.replace(b"/" + name + b"\0", b"/" + name[:-1] + b"9\0"))
+    Path(core).write_bytes(content.replace(b"/" + name + b"\0", b"/" + b"python3.".ljust(len(name), b"9") + b"\0"))
 
     with pytest.raises(UnreadableCore, match="needed to read"):
         threadsurgeon.list_core(core)
