@@ -113,7 +113,11 @@ def test_wheel_holds_what_is_needed_and_nothing_else(wheel: Path) -> None:
     expected = {f"threadsurgeon/{name}" for name in python_files(ROOT / "threadsurgeon")}
     expected |= {f"threadsurgeon/gdb_scripts/{name}" for name in python_files(ROOT / "gdb_scripts")}
 
-    assert {name for name in names if not name.startswith(metadata)} == {*expected, "threadsurgeon/py.typed"}
+    assert {name for name in names if not name.startswith(metadata)} == {
+        *expected,
+        "threadsurgeon/py.typed",
+        "threadsurgeon/tui/app.tcss",
+    }
     assert f"{metadata}/licenses/LICENSE" in names
     assert "py3-none-any" in wheel.name
 
