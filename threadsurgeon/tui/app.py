@@ -27,7 +27,7 @@ from threadsurgeon.tui.table import Lines, ThreadsTable
 # The view may cost this share of a core; between two looks it waits accordingly, but not longer than anyone would.
 MOST_CPU_SHARE = 0.015
 SHORTEST_WAIT, LONGEST_WAIT = 1.0, 10.0
-GIL_SECONDS = 0.025  # between two samples of who holds the GIL
+GIL_SECONDS = 0.1  # between two samples of who holds the GIL
 
 
 class LiveView(App[None]):
@@ -113,8 +113,8 @@ class LiveView(App[None]):
         holders: Counter[int] = Counter()
         samples = 0
         seconds = spent = 0.0
-        # What was drawn after the look counts too.
-        while seconds < max(SHORTEST_WAIT, min(LONGEST_WAIT, spent / MOST_CPU_SHARE)):
+        until = SHORTEST_WAIT
+        while seconds < until:
             if self._look_now.wait(GIL_SECONDS):
                 break
             try:
@@ -123,6 +123,8 @@ class LiveView(App[None]):
                 break  # the next look finds out why
             samples += 1
             seconds, spent = time.monotonic() - began, time.process_time() - cpu
+            if seconds < SHORTEST_WAIT / 2:  # the look, and drawing it; from there on waiting costs its own small share
+                until = max(SHORTEST_WAIT, min(LONGEST_WAIT, spent / MOST_CPU_SHARE))
         self._gil_percent = {tid: 100 * seen / samples for tid, seen in holders.items()}
         if seconds:
             self._cost = f"costs {100 * spent / seconds:.1f} %, each {seconds:.1f} s"
