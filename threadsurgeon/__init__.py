@@ -40,6 +40,8 @@ __all__ = [
 ]
 
 DEFAULT_TIMEOUT_SECONDS = 5.0
+# Who holds the locks that threads wait for takes a second look at all of them: with more threads only find_locks says it.
+MAX_NAMED_LOCKS = 1000
 
 
 def list_threads(pid: int) -> Listing:
@@ -50,7 +52,13 @@ def list_threads(pid: int) -> Listing:
     """
     from threadsurgeon.inventory import Target
 
-    return Target(pid).list_threads()
+    target = Target(pid)
+    listing = target.list_threads()
+    if len(listing.threads) > MAX_NAMED_LOCKS or not any(t.waits_for and t.waits_for.is_for_lock for t in listing.threads):
+        return listing
+    from threadsurgeon.locks.naming import name_locks
+
+    return listing._replace(threads=name_locks(target, listing.threads))
 
 
 def list_core(path: str) -> Listing:
@@ -78,7 +86,13 @@ def find_thread(tid: int | str, *, pid: int | None = None, core: str | None = No
     from threadsurgeon.selection import select_thread
 
     pid, tid = select_thread(pid, str(tid))
-    return Target(pid).see(tid).thread
+    target = Target(pid)
+    thread = target.see(tid).thread
+    if thread.waits_for is None or not thread.waits_for.is_for_lock:
+        return thread
+    from threadsurgeon.locks.naming import name_locks
+
+    return name_locks(target, [thread])[0]
 
 
 def find_native_stack(tid: int | str, *, pid: int | None = None) -> NativeStack:

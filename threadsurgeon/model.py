@@ -44,12 +44,24 @@ class Wait(NamedTuple):
     write, receive, send, accept, connect, readiness, event-loop, child, file-lock, open, sync, device, signal, io-uring,
     page-fault, stopped, traced, system-call. ``detail`` says it in words. ``seconds``: for how long the thread has not run
     at all; ``remaining_seconds``: when at most it goes on by itself. Both are None where that is not known.
+
+    ``lock``: the address of what it waits for; ``holder``: the TID of the thread that holds it (of a ``join``: that is to
+    end), and ``proven`` whether that was seen while neither ran. None where it waits for no lock, or no one thread is seen
+    to hold it.
     """
 
     kind: str
     detail: str
     seconds: float | None = None
     remaining_seconds: float | None = None
+    lock: int | None = None
+    holder: int | None = None
+    proven: bool | None = None
+
+    @property
+    def is_for_lock(self) -> bool:
+        """Whether it ends by what another thread does, and no other but that one."""
+        return self.kind in _LOCKS
 
     @property
     def text(self) -> str:
@@ -72,6 +84,7 @@ def _duration(seconds: float) -> str:
     return f"{whole} s"
 
 
+_LOCKS = frozenset({"lock", "semaphore", "import", "thread"})
 # What a server's threads do while there is nothing to do.
 _IDLE = frozenset({"work", "accept", "event-loop"})
 _BUSY_PERCENT = 10.0

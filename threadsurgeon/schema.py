@@ -205,8 +205,16 @@ def _shared_facts(thread: Thread) -> dict[str, Any]:
 def _wait(wait: Wait | None) -> dict[str, Any] | None:
     if wait is None:
         return None
-    kind, detail, seconds, remaining = wait
-    return {"kind": kind, "detail": detail, "seconds": seconds, "remaining_seconds": remaining}
+    kind, detail, seconds, remaining, lock, holder, proven = wait
+    return {
+        "kind": kind,
+        "detail": detail,
+        "seconds": seconds,
+        "remaining_seconds": remaining,
+        "lock": lock,
+        "holder": holder,
+        "proven": proven,
+    }
 
 
 def _frames(frames: tuple[Frame, ...]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ import pytest
 from tests.zoo.pythons import Python
 from tests.zoo.script import Script, script
 from tests.zoo.victim import BETWEEN_LOOKS, LOOKS, waiting
-from threadsurgeon import find_locks
+from threadsurgeon import find_locks, find_thread, list_threads
 from threadsurgeon.locks.story import draw
 from threadsurgeon.model import WaitGraph
 
@@ -224,6 +224,35 @@ def test_every_kind_of_wait_is_found(python: Python) -> None:
         assert "ended" in notes["Lock"]
         assert {"full: 2 of 2", "empty"} <= details
         assert timed == ["timed"]
+        assert_lives_on(victim)
+
+
+def test_listing_and_stack_name_the_lock_and_its_holder(python: Python) -> None:
+    """The same as the graph says, where somebody can be the holder; the rest is left as it is."""
+    with script(python, EVERYTHING) as victim:
+        settle(victim)
+        listed = {thread.name: thread for thread in list_threads(victim.pid).threads}
+        tids = {name: thread.tid for name, thread in listed.items()}
+        graph = find_locks(victim.pid)
+        found = {(edge.waiter, edge.holder, edge.lock) for edge in graph.edges}
+        one = find_thread(tids["behind"]).waits_for
+
+        for waiter, holder, kind in EDGES:
+            wait = listed[waiter].waits_for
+            assert wait is not None, waiter
+            assert wait.holder == (tids[holder] if holder else None), (waiter, wait)
+            assert wait.proven == (True if holder else None), (waiter, wait)
+            if kind in ("Lock", "RLock", "Thread"):
+                assert (tids[waiter], wait.holder, wait.lock) in found
+            if kind in ("Lock", "RLock"):
+                assert f"{kind} {wait.lock:#x}" in wait.detail
+        assert one is not None
+        assert one.detail == listed["behind"].waits_for.detail == (
+            f"waiting for Lock {one.lock:#x}, held by thread {tids['forward']} (forward)"
+        )
+        assert listed["left"].waits_for.detail == f"waiting for thread {tids['right']} (right) to end"
+        assert listed["itself"].waits_for.detail.endswith(", held by itself")
+        assert listed["lost"].waits_for.detail.endswith(", which nobody is seen to hold")
         assert_lives_on(victim)
 
 

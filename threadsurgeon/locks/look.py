@@ -22,7 +22,7 @@ from threadsurgeon.locks.advice import advise
 from threadsurgeon.locks.deadlocks import find_deadlocks
 from threadsurgeon.locks.holders import Holder, find_holders, find_takers
 from threadsurgeon.locks.resources import JOINS, Resource, ResourceReader
-from threadsurgeon.model import Edge, Lock, WaitGraph
+from threadsurgeon.model import Edge, Lock, Thread, WaitGraph
 
 # A GIL that somebody asks for changes hands every 5 ms (sys.getswitchinterval), unless its holder is in C code.
 FROZEN_SECONDS = 0.1
@@ -62,6 +62,29 @@ def find_wait_graph(pid: int) -> WaitGraph:
     return _Look(Target(pid)).draw()
 
 
+class LockWaits(NamedTuple):
+    """Who waits for which lock, and who holds it: ``edges`` by waiter, ``locks`` by address, ``threads`` by TID."""
+
+    edges: dict[int, list[Edge]]
+    locks: dict[int, Lock]
+    threads: dict[int, Thread]
+
+
+def find_lock_waits(target: Target) -> LockWaits:
+    """Return who waits for which lock. The GIL is none of them, and who waits for whom in a circle is not looked for.
+
+    Raises:
+        NoSuchProcess: it ended meanwhile.
+    """
+    look = _Look(target)
+    edges, locks = look.find_lock_edges()
+    target.check_is_same()
+    by_waiter: dict[int, list[Edge]] = {}
+    for edge in edges:
+        by_waiter.setdefault(edge.waiter, []).append(edge)
+    return LockWaits(by_waiter, {lock.address: lock for lock in locks}, look.threads)
+
+
 class _Look:
     """One look at the locks of a target: first what each thread is blocked in, last whether it still is."""
 
@@ -71,13 +94,30 @@ class _Look:
         self._cpu_before = read_process_cpu_time(self._pid)
         self._before = {tid: read_blocked(self._pid, tid) for tid in list_tids(self._pid)}
         self._gils: dict[int, Gil] = {}
+        self._same: dict[int, bool] = {}
         self._sightings = target.see_all()
-        self._threads = {sighting.thread.tid: sighting.thread for sighting in self._sightings}
+        self.threads = {sighting.thread.tid: sighting.thread for sighting in self._sightings}
         self._tid_by_ident = {sighting.thread.ident: sighting.thread.tid for sighting in self._sightings}
         self._read_gils()
 
     def draw(self) -> WaitGraph:
         """Return the graph."""
+        lock_edges, locks = self.find_lock_edges()
+        gil_edges = self._find_gil_edges()
+        edges = sorted(lock_edges + gil_edges, key=lambda edge: (edge.waiter, edge.holder or 0))
+        locks += [_make_lock(address, group, None) for address, group in _group(gil_edges).items()]
+        # One look at threads that move would see circles that never were.
+        deadlocks = find_deadlocks(edge for edge in edges if (edge.proven if edge.kind == "GIL" else self._same[edge.waiter]))
+        threads = tuple(sighting.thread for sighting in self._sightings)
+        self._target.check_is_same()
+        warnings = [self._target.runtime.problem] if self._target.runtime.problem else []
+        if self._target.runtime.layout.free_threaded:
+            warnings.append("a free-threaded build: who holds a lock without an owner is not looked for")
+        advice = advise(threads, locks, edges, deadlocks)
+        return WaitGraph(self._pid, threads, tuple(locks), tuple(edges), deadlocks, advice, tuple(warnings))
+
+    def find_lock_edges(self) -> tuple[list[Edge], list[Lock]]:
+        """Return who waits for which lock, and who holds it."""
         waits = self._find_lock_waits()
         wanted = {wait.resource.lock for wait in waits} - {0}
         holders = find_holders(self._target, self._sightings, wanted, self._slept)
@@ -87,21 +127,10 @@ class _Look:
                 orphans.setdefault(wait.resource.lock, set()).add(wait.sighting.thread.tid)
         for lock, taker in find_takers(self._target, self._sightings, orphans).items():
             holders[lock] = [taker]
-        same = self._check_again(waits)
-        edges = [edge for wait in waits for edge in self._make_edges(wait, holders, same)]
-        edges += self._find_gil_edges()
-        edges.sort(key=lambda edge: (edge.waiter, edge.holder or 0))
+        self._same = self._check_again(waits)
+        edges = [edge for wait in waits for edge in self._make_edges(wait, holders, self._same)]
         resources = {wait.resource.address: wait.resource for wait in waits}
-        locks = tuple(_make_lock(address, group, resources.get(address)) for address, group in _group(edges).items())
-        # One look at threads that move would see circles that never were.
-        deadlocks = find_deadlocks(edge for edge in edges if (edge.proven if edge.kind == "GIL" else same[edge.waiter]))
-        threads = tuple(sighting.thread for sighting in self._sightings)
-        self._target.check_is_same()
-        warnings = [self._target.runtime.problem] if self._target.runtime.problem else []
-        if self._target.runtime.layout.free_threaded:
-            warnings.append("a free-threaded build: who holds a lock without an owner is not looked for")
-        advice = advise(threads, locks, edges, deadlocks)
-        return WaitGraph(self._pid, threads, locks, tuple(edges), deadlocks, advice, tuple(warnings))
+        return edges, [_make_lock(address, group, resources.get(address)) for address, group in _group(edges).items()]
 
     def _futex(self, sighting: Sighting) -> int:
         blocked = self._before.get(sighting.thread.tid)
@@ -153,7 +182,7 @@ class _Look:
         if resource.kind == "Thread":
             return Holder(tid, True, f"it waits for the end of thread {tid}")
         # An ident is given to a new thread when its thread has ended: what the lock says may be about a thread that is gone.
-        importing = any(frame.file == IMPORTS for frame in self._threads[tid].frames)
+        importing = any(frame.file == IMPORTS for frame in self.threads[tid].frames)
         if resource.kind == "import":
             return Holder(tid, importing, f"the module's lock says itself that it belongs to thread {tid}")
         return Holder(tid, False, f"the lock says that it belongs to thread {tid}, or to an ended one of the same ident")

@@ -12,6 +12,7 @@ from pathlib import Path
 import threadsurgeon
 from threadsurgeon.errors import NoSuchThread
 from threadsurgeon.inventory import Target
+from threadsurgeon.locks.naming import name_locks
 from threadsurgeon.model import Listing, Plan, Thread, WaitGraph
 
 
@@ -25,10 +26,13 @@ class Process:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self._target = Target(pid)
+        self._names_locks = False
 
     def list_threads(self) -> Listing:
         """Return every thread; errors as ``threadsurgeon.list_threads``."""
-        return self._target.list_threads()
+        listing = self._target.list_threads()
+        self._names_locks = len(listing.threads) <= threadsurgeon.MAX_NAMED_LOCKS
+        return listing._replace(threads=name_locks(self._target, listing.threads)) if self._names_locks else listing
 
     def sample_gil(self) -> list[int]:
         """Return who holds a GIL at this moment, as TIDs that the process itself sees."""
@@ -47,7 +51,7 @@ class Process:
         now = self._target.see(thread.tid).thread
         if now.start_time != thread.start_time:
             raise NoSuchThread(f"thread {thread.tid} has ended")
-        return now
+        return name_locks(self._target, [now])[0] if self._names_locks else now
 
     def plan(self, command: str, thread: Thread, flags: Sequence[str]) -> Plan:
         """Say what an operation would do; errors as ``threadsurgeon.plan``."""

@@ -81,6 +81,8 @@ class StackScreen(Screen[None]):
 
     def _describe(self, thread: Thread, before: tuple[Frame, ...]) -> Text:
         text = Text()
+        if thread.waits_for:
+            text.append(f"{printable(thread.waits_for.text)}\n", "cyan")
         if not thread.frames:
             text.append("no Python frames" if thread.python else "no Python state: a native thread")
         for number, frame in enumerate(thread.frames, -len(thread.frames)):
