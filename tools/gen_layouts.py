@@ -266,8 +266,8 @@ def measure(headers: Headers, *, debug: bool, free_threaded: bool) -> Row:
         if struct is None:
             row[name] = None
             continue
-        expressions += (_expression(struct, field) for field in section._fields)
-        row[name] = (0,) * len(section._fields)
+        expressions += (_expression(struct, field) for field in section.names)
+        row[name] = (0,) * len(section.names)
     values = iter(_run(headers, expressions, debug=debug, free_threaded=free_threaded))
     return {name: None if blank is None else tuple(next(values) for _ in blank) for name, blank in row.items()}
 

@@ -93,7 +93,7 @@ def test_the_target_is_believed_and_the_difference_named(minor, section, field, 
     offsets = read_debug_offsets(target(minor, {(section, field): new}), RUNTIME, debug=False)
 
     assert getattr(getattr(offsets.layout, ours[0]), ours[1]) == new
-    assert offsets.layout == table._replace(**{ours[0]: getattr(table, ours[0])._replace(**{ours[1]: new})})
+    assert offsets.layout == table.replace(**{ours[0]: getattr(table, ours[0]).replace(**{ours[1]: new})})
     assert offsets.differs == (() if field == "size" else (".".join(ours),))
 
 

@@ -50,23 +50,23 @@ def test_unknown_versions_have_no_layout():
 
 def test_sections_are_those_of_the_layout():
     """The table can fill every section of a Layout, and no other."""
-    assert list(SECTIONS) == list(Layout._fields)[3:]
+    assert list(SECTIONS) == list(Layout.names)[3:]
 
 
 @pytest.mark.parametrize("key", ROWS, ids=str)
 def test_rows_fill_their_classes(key):
     """Each section has one number for each field of its class."""
     for section, row in ROWS[key].items():
-        assert row is None or len(row) == len(SECTIONS[section]._fields), section
+        assert row is None or len(row) == len(SECTIONS[section].names), section
 
 
 @pytest.mark.parametrize("key", ROWS, ids=str)
 def test_offsets_are_inside_their_structs(key):
     """No offset reaches beyond its struct, and no two fields share a place."""
-    for section, offsets_of in layout_of(key)._asdict().items():
+    for section, offsets_of in vars(layout_of(key)).items():
         if section not in SECTIONS or offsets_of is None:
             continue
-        values = offsets_of._asdict()
+        values = vars(offsets_of)
         offsets = [v for name, v in values.items() if v is not None and "size" not in name.removeprefix("dk_log2_")]
 
         assert len(set(offsets)) == len(offsets), section
@@ -103,8 +103,8 @@ def test_headers_found_here_say_what_the_table_says(headers):
 
             layout = find_layout(version, debug=debug, free_threaded=free_threaded)
             for name, section in measured.items():
-                expected = getattr(layout, name)._asdict()
-                assert {**expected, "size": None} == {**section._asdict(), "size": None}, (version, debug, name)
+                expected = vars(getattr(layout, name))
+                assert {**expected, "size": None} == {**vars(section), "size": None}, (version, debug, name)
 
 
 def test_headers_found_here_describe_themselves_as_we_read_them(headers):

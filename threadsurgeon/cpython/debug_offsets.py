@@ -129,7 +129,7 @@ def read_debug_offsets(memory: Memory, runtime_address: int, *, debug: bool) -> 
     for name, values in _read_sections(memory, runtime_address + _HEAD.size, table).items():
         ours = getattr(table, name)
         differs += [f"{name}.{field}" for field in values if field != "size" and values[field] != getattr(ours, field)]
-        layout = layout._replace(**{name: ours._replace(**values)})
+        layout = layout.replace(**{name: ours.replace(**values)})
     return DebugOffsets(version, layout, tuple(differs))
 
 
