@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from threadsurgeon.audit import Journal
-    from threadsurgeon.model import Diagnosis, Listing, NativeStack, Plan, Report, Rung, Thread, WaitGraph
+    from threadsurgeon.model.diagnosis import Diagnosis
+    from threadsurgeon.model.locks import WaitGraph
+    from threadsurgeon.model.native import NativeStack
+    from threadsurgeon.model.operations import Plan, Report, Rung
+    from threadsurgeon.model.threads import Listing, Thread
     from threadsurgeon.surgery.ladder import Policy
 
 __all__ = [

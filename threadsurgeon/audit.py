@@ -24,7 +24,7 @@ from typing import Any
 from threadsurgeon._version import __version__
 from threadsurgeon.errors import LogUnwritable, ThreadsurgeonError
 from threadsurgeon.linux.process import CLOCK_TICKS, read_task
-from threadsurgeon.model import Report
+from threadsurgeon.model.operations import Report
 from threadsurgeon.surgery.ladder import Policy
 
 logger = logging.getLogger(__name__)

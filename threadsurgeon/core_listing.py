@@ -11,7 +11,7 @@ from threadsurgeon.errors import AmbiguousThread, NoSuchThread, NotPython, Unrea
 from threadsurgeon.linux.core_file import CoreFile
 from threadsurgeon.linux.mappings import resembles_interpreter
 from threadsurgeon.linux.memory import BadAddress
-from threadsurgeon.model import Listing, Python, Thread
+from threadsurgeon.model.threads import Listing, Python, Thread
 
 MOST_NAMED = 3
 

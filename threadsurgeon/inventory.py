@@ -45,7 +45,7 @@ from threadsurgeon.linux.process import (
     read_task,
 )
 from threadsurgeon.linux.pthread import find_tid_offset, read_tids
-from threadsurgeon.model import Frame, Listing, Python, Thread, Wait
+from threadsurgeon.model.threads import Frame, Listing, Python, Thread, Wait
 
 
 class Sighting(NamedTuple):

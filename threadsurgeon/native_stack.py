@@ -23,7 +23,8 @@ from threadsurgeon.linux.process import read_thread_status
 from threadsurgeon.linux.stack_copy import MAX_COPY, StackCopy, copy_stack
 from threadsurgeon.linux.unwind import RIP, RSP, CannotUnwind, CodeMap, EndOfStack, Registers, as_registers, walk
 from threadsurgeon.linux.unwind import NativeFrame as Unwound
-from threadsurgeon.model import Frame, NativeCall, NativeStack, Thread
+from threadsurgeon.model.native import NativeCall, NativeStack
+from threadsurgeon.model.threads import Frame, Thread
 
 MAX_NATIVE_FRAMES = 20_000
 # A thread may be where nothing can be followed for a moment: in the kernel's own code that is mapped into it (vDSO).

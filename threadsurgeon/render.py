@@ -11,18 +11,11 @@ from rich.table import Table
 from rich.text import Text
 
 from threadsurgeon.errors import ThreadsurgeonError
-from threadsurgeon.model import (
-    CheckStatus,
-    Diagnosis,
-    Frame,
-    Listing,
-    NativeStack,
-    Outcome,
-    Plan,
-    Report,
-    Thread,
-    WaitGraph,
-)
+from threadsurgeon.model.diagnosis import CheckStatus, Diagnosis
+from threadsurgeon.model.locks import WaitGraph
+from threadsurgeon.model.native import NativeStack
+from threadsurgeon.model.operations import Outcome, Plan, Report
+from threadsurgeon.model.threads import Frame, Listing, Thread
 
 # A pipe has no width: nothing is cut or folded for it.
 PIPE_WIDTH = 100_000

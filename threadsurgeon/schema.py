@@ -5,9 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from operator import attrgetter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from threadsurgeon.model import Diagnosis, Frame, Listing, NativeCall, NativeStack, Plan, Report, Thread, Wait, WaitGraph
+from threadsurgeon.model.threads import Frame, Listing, Thread, Wait
+
+if TYPE_CHECKING:
+    from threadsurgeon.model.diagnosis import Diagnosis
+    from threadsurgeon.model.locks import WaitGraph
+    from threadsurgeon.model.native import NativeCall, NativeStack
+    from threadsurgeon.model.operations import Plan, Report
 
 SCHEMA = 1
 # Of a Thread, what _shared_facts says; its frames aside, which are many.

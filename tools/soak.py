@@ -31,7 +31,7 @@ from tests.zoo.pythons import Python, select  # noqa: E402
 from tests.zoo.script import script  # noqa: E402
 from threadsurgeon.debugger.session import Session  # noqa: E402
 from threadsurgeon.errors import DebuggerError, ThreadsurgeonError  # noqa: E402
-from threadsurgeon.model import Outcome, Report  # noqa: E402
+from threadsurgeon.model.operations import Outcome, Report  # noqa: E402
 from threadsurgeon.surgery.ladder import Policy  # noqa: E402
 from threadsurgeon.surgery.operation import Operation  # noqa: E402
 

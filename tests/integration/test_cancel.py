@@ -13,7 +13,7 @@ from tests.integration.test_list import run
 from tests.zoo.behaviours import Behaviour, all_behaviours
 from tests.zoo.pythons import Python
 from tests.zoo.victim import Victim, waiting
-from threadsurgeon.model import Outcome, Report
+from threadsurgeon.model.operations import Outcome, Report
 
 Start = Callable[..., Victim]
 

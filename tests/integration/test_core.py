@@ -19,7 +19,7 @@ from tests.zoo.patient import patient
 from tests.zoo.pythons import Python
 from tests.zoo.victim import Victim
 from threadsurgeon.errors import NotPython, ThreadsurgeonError, UnreadableCore
-from threadsurgeon.model import Listing
+from threadsurgeon.model.threads import Listing
 
 pytestmark = pytest.mark.usefixtures("gdb")
 

@@ -17,7 +17,8 @@ import pytest
 
 import threadsurgeon
 from tests.zoo.victim import waiting
-from threadsurgeon.model import Outcome, Thread
+from threadsurgeon.model.operations import Outcome
+from threadsurgeon.model.threads import Thread
 
 pytest.importorskip("flask")
 pytest.importorskip("gunicorn")

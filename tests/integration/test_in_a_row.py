@@ -15,7 +15,7 @@ from tests.zoo.patient import KINDS, TECHNIQUES, patient
 from tests.zoo.pythons import Python, found
 from threadsurgeon.debugger.session import Session
 from threadsurgeon.inventory import Target
-from threadsurgeon.model import Outcome
+from threadsurgeon.model.operations import Outcome
 from threadsurgeon.surgery.addresses import make_victim
 from threadsurgeon.surgery.cut_frames import cut, survey
 from threadsurgeon.surgery.insist import insist

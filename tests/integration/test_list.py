@@ -18,7 +18,7 @@ import threadsurgeon
 from tests.zoo.behaviours import Behaviour
 from tests.zoo.pythons import Python
 from tests.zoo.victim import Victim, waiting
-from threadsurgeon.model import Listing
+from threadsurgeon.model.threads import Listing
 
 Start = Callable[..., Victim]
 

@@ -18,7 +18,7 @@ from tests.zoo.script import Script, script
 from tests.zoo.victim import BETWEEN_LOOKS, LOOKS, waiting
 from threadsurgeon import find_locks, find_thread, list_threads
 from threadsurgeon.locks.story import draw
-from threadsurgeon.model import WaitGraph
+from threadsurgeon.model.locks import WaitGraph
 
 FUTEX = 202
 

@@ -17,7 +17,8 @@ from tests.zoo.script import script
 from tests.zoo.victim import Victim, waiting
 from threadsurgeon import native_stack
 from threadsurgeon.errors import Refused
-from threadsurgeon.model import Frame, NativeCall, NativeStack
+from threadsurgeon.model.native import NativeCall, NativeStack
+from threadsurgeon.model.threads import Frame
 
 pytestmark = pytest.mark.usefixtures("gdb")
 

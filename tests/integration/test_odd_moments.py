@@ -27,7 +27,7 @@ from threadsurgeon.debugger.session import Session
 from threadsurgeon.errors import NoSuchProcess, NoSuchThread, TargetBusy
 from threadsurgeon.linux import ptrace
 from threadsurgeon.linux.process import list_tids, read_status
-from threadsurgeon.model import Outcome
+from threadsurgeon.model.operations import Outcome
 from threadsurgeon.surgery.ladder import Policy
 from threadsurgeon.surgery.operation import Operation
 

@@ -20,7 +20,7 @@ from tests.zoo.behaviours import Behaviour
 from tests.zoo.pythons import Python
 from tests.zoo.script import Script, script
 from tests.zoo.victim import waiting
-from threadsurgeon.model import Thread, Wait
+from threadsurgeon.model.threads import Thread, Wait
 
 __all__ = ["as_root", "namespaces", "nobody", "start"]
 

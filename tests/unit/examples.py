@@ -1,6 +1,7 @@
 """One listing, plan and report, to be shown in each of our ways."""
 
-from threadsurgeon.model import Attempt, Frame, Listing, Outcome, Plan, Python, Report, Thread
+from threadsurgeon.model.operations import Attempt, Outcome, Plan, Report
+from threadsurgeon.model.threads import Frame, Listing, Python, Thread
 
 FRAMES = (Frame("wait", "/usr/lib/python3.12/threading.py", 359), Frame("new", "/app/main.py", None))
 MAIN = Thread(

@@ -12,7 +12,7 @@ from threadsurgeon.cpython.threads import Interpreter, ThreadState
 from threadsurgeon.inventory import Sighting
 from threadsurgeon.linux.memory import BadAddress
 from threadsurgeon.linux.process import Status
-from threadsurgeon.model import Frame
+from threadsurgeon.model.threads import Frame
 
 GIL, RUNTIME = 0x6000, 0x10000
 INTERPRETER = Interpreter(0x5000, 0, GIL, 0)

@@ -15,7 +15,8 @@ from tests.unit.examples import replace
 from threadsurgeon import errors
 from threadsurgeon.cli import cli
 from threadsurgeon.cli.look import SORT_KEYS
-from threadsurgeon.model import NativeStack, Outcome
+from threadsurgeon.model.native import NativeStack
+from threadsurgeon.model.operations import Outcome
 from threadsurgeon.surgery.ladder import HARD, RUNGS
 
 ROOT = Path(__file__).parents[2]

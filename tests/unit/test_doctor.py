@@ -13,7 +13,7 @@ from threadsurgeon.doctor import debugger, machine, target
 from threadsurgeon.errors import DebuggerMissing, PermissionDenied, Refused
 from threadsurgeon.linux.permission import Obstacle
 from threadsurgeon.linux.privileges import CAP_SYS_PTRACE
-from threadsurgeon.model import Check, CheckStatus, Diagnosis
+from threadsurgeon.model.diagnosis import Check, CheckStatus, Diagnosis
 from threadsurgeon.render import make_console, print_diagnosis
 from threadsurgeon.schema import SCHEMA, dump_diagnosis
 

@@ -14,7 +14,7 @@ from threadsurgeon.explain.python_waits import explain_frames
 from threadsurgeon.explain.system_calls import Surroundings, explain_call
 from threadsurgeon.linux.memory import BadAddress
 from threadsurgeon.linux.process import OUTSIDE, Status, SystemCall, Task
-from threadsurgeon.model import Frame, Wait
+from threadsurgeon.model.threads import Frame, Wait
 
 ADDRESS = 0x10000
 MINUS_ONE = 0xFFFFFFFF  # an int in the lower half of a register

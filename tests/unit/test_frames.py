@@ -13,7 +13,7 @@ from threadsurgeon.cpython.frames import FIRST_INTERNAL_OWNER, MAX_FRAMES, Frame
 from threadsurgeon.cpython.objects import ObjectReader
 from threadsurgeon.cpython.reading import walk_alone, walk_together
 from threadsurgeon.cpython.threads import list_interpreters, list_thread_states
-from threadsurgeon.model import Frame
+from threadsurgeon.model.threads import Frame
 
 CODE_TYPE = 0x1234000
 

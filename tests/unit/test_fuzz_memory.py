@@ -21,7 +21,7 @@ from threadsurgeon.cpython.threads import list_interpreters, list_thread_states,
 from threadsurgeon.errors import ThreadsurgeonError, UnsupportedPython
 from threadsurgeon.inventory import Target
 from threadsurgeon.linux.memory import BadAddress
-from threadsurgeon.model import Listing
+from threadsurgeon.model.threads import Listing
 from threadsurgeon.schema import dump_listing
 
 LARGEST = 5 * 4096  # of what is mutated: a chunk of frames is the largest thing that is not just text or a table

@@ -14,7 +14,7 @@ from threadsurgeon.errors import NativeThread, NoSuchProcess, NoSuchThread, NotP
 from threadsurgeon.inventory import Target, explain_permission, is_pool_worker
 from threadsurgeon.linux.memory import BadAddress
 from threadsurgeon.linux.process import read_status
-from threadsurgeon.model import Frame
+from threadsurgeon.model.threads import Frame
 
 NO_SUCH_ID = 2**22 + 1  # one more than the kernel ever gives (PID_MAX_LIMIT)
 PROGRAM = """

@@ -13,7 +13,8 @@ from threadsurgeon.linux.process import SystemCall
 from threadsurgeon.locks.advice import advise
 from threadsurgeon.locks.deadlocks import find_deadlocks
 from threadsurgeon.locks.story import draw, summarise, tell
-from threadsurgeon.model import Edge, Frame, Lock, Thread, WaitGraph
+from threadsurgeon.model.locks import Edge, Lock, WaitGraph
+from threadsurgeon.model.threads import Frame, Thread
 from threadsurgeon.schema import dump_locks
 
 

@@ -7,7 +7,7 @@ from tests.unit.fake_target import GIL, RUNTIME, FakeTarget, sighting, status
 from threadsurgeon.cpython.held_locks import HeldLock, Holdings, WithBlock
 from threadsurgeon.errors import NoSuchThread, Refused, TargetBusy
 from threadsurgeon.linux.process import SystemCall
-from threadsurgeon.model import Frame
+from threadsurgeon.model.threads import Frame
 from threadsurgeon.surgery import plan
 from threadsurgeon.surgery.free_threaded import refuse_technique
 from threadsurgeon.surgery.ladder import Policy

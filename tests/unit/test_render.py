@@ -10,7 +10,8 @@ from rich.console import Console
 from tests.unit import examples
 from tests.unit.examples import replace
 from threadsurgeon.errors import NoSuchThread
-from threadsurgeon.model import Frame, Outcome, Python
+from threadsurgeon.model.operations import Outcome
+from threadsurgeon.model.threads import Frame, Python
 from threadsurgeon.render import make_console, print_error, print_listing, print_plan, print_report, print_thread
 
 HOSTILE = [

@@ -8,7 +8,8 @@ from threadsurgeon.cpython.frames import RawFrame
 from threadsurgeon.cpython.layout import find_layout
 from threadsurgeon.cpython.runs import Run, merge, read_runs
 from threadsurgeon.linux.unwind import RBX, RSP
-from threadsurgeon.model import Frame, NativeCall
+from threadsurgeon.model.native import NativeCall
+from threadsurgeon.model.threads import Frame
 
 BASE = 0x7F00_0000_0000
 STATE, HEAP = 0x5500_0000_0000, 0x5600_0000_0000

@@ -6,7 +6,8 @@ import pytest
 
 from tests.unit import examples
 from tests.unit.examples import replace
-from threadsurgeon.model import Frame, Outcome, Report, Thread, Wait
+from threadsurgeon.model.operations import Outcome, Report
+from threadsurgeon.model.threads import Frame, Thread, Wait
 from threadsurgeon.schema import SCHEMA, dump_listing, dump_plan, dump_report, dump_thread, thread_to_dict
 
 THREAD = {

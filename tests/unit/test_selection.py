@@ -6,7 +6,7 @@ import pytest
 
 from threadsurgeon import selection
 from threadsurgeon.errors import AmbiguousThread, NoSuchThread
-from threadsurgeon.model import Listing, Python, Thread
+from threadsurgeon.model.threads import Listing, Python, Thread
 from threadsurgeon.selection import select_thread
 
 NO_SUCH_ID = 2**22 + 1

@@ -13,7 +13,8 @@ from textual.pilot import Pilot
 
 from tests.unit import examples
 from threadsurgeon.errors import NoSuchProcess, NoSuchThread, Refused
-from threadsurgeon.model import Frame, WaitGraph
+from threadsurgeon.model.locks import WaitGraph
+from threadsurgeon.model.threads import Frame
 from threadsurgeon.tui.app import LiveView
 from threadsurgeon.tui.rows import FADING, Rows
 from threadsurgeon.tui.source import Source

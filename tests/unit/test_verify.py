@@ -13,7 +13,8 @@ from threadsurgeon.errors import NativeThread, NoSuchProcess, NoSuchThread
 from threadsurgeon.inventory import Target
 from threadsurgeon.linux.memory import BadAddress
 from threadsurgeon.linux.process import Task
-from threadsurgeon.model import Frame, Outcome
+from threadsurgeon.model.operations import Outcome
+from threadsurgeon.model.threads import Frame
 from threadsurgeon.surgery import verify
 from threadsurgeon.surgery.plan import Doing
 from threadsurgeon.surgery.verify import Watch, check_life

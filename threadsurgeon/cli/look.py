@@ -13,7 +13,7 @@ from threadsurgeon.cli.options import PID, THREAD, json_option, pid_option
 from threadsurgeon.cli.output import show
 
 if TYPE_CHECKING:
-    from threadsurgeon.model import Listing
+    from threadsurgeon.model.threads import Listing
 
 SORT_KEYS = {
     "tid": lambda thread: (not thread.main, thread.tid),

@@ -17,7 +17,7 @@ from threadsurgeon.cli.output import show
 
 if TYPE_CHECKING:
     from threadsurgeon.audit import Trail
-    from threadsurgeon.model import Report, Rung
+    from threadsurgeon.model.operations import Report, Rung
 
 exception_option = click.option(
     "--exception",

@@ -12,7 +12,7 @@ from threadsurgeon.cpython.line_numbers import find_line
 from threadsurgeon.cpython.objects import ObjectReader
 from threadsurgeon.cpython.reading import Walk, walk_together
 from threadsurgeon.linux.memory import BadAddress, Memory
-from threadsurgeon.model import Frame
+from threadsurgeon.model.threads import Frame
 
 MAX_FRAMES = 10_000
 # Since 3.11 the frames of a thread lie one behind the other, those of generators excepted, in chunks of this many bytes

@@ -10,7 +10,7 @@ from threadsurgeon.cpython.stacks import Stack, read_stacks
 from threadsurgeon.cpython.thread_objects import ThreadObject, read_thread_objects
 from threadsurgeon.cpython.threads import Interpreter, ThreadState, read_gil
 from threadsurgeon.linux.memory import BadAddress, Memory
-from threadsurgeon.model import Frame
+from threadsurgeon.model.threads import Frame
 
 
 class Interior:

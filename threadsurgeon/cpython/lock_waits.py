@@ -18,7 +18,7 @@ from threadsurgeon.cpython.objects import POINTER, ObjectReader
 from threadsurgeon.cpython.reading import Walk
 from threadsurgeon.cpython.runtime import Runtime
 from threadsurgeon.linux.memory import BadAddress
-from threadsurgeon.model import Frame
+from threadsurgeon.model.threads import Frame
 
 SIMPLE_QUEUE = "_queue.SimpleQueue"
 MODULE_LOCK = "_frozen_importlib._ModuleLock"

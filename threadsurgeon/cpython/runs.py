@@ -17,7 +17,8 @@ from threadsurgeon.cpython.frames import RawFrame
 from threadsurgeon.cpython.layout import Layout
 from threadsurgeon.linux.memory import BadAddress, Memory
 from threadsurgeon.linux.unwind import CALLEE_SAVED, RSP, NativeFrame
-from threadsurgeon.model import Frame, NativeCall
+from threadsurgeon.model.native import NativeCall
+from threadsurgeon.model.threads import Frame
 
 MAX_RUNS = 10_000
 MAX_WINDOW = 1 << 16

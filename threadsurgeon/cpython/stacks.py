@@ -10,7 +10,7 @@ from threadsurgeon.cpython.reading import walk_together
 from threadsurgeon.cpython.runtime import Runtime
 from threadsurgeon.cpython.threads import ThreadState, refresh_thread_state
 from threadsurgeon.linux.memory import Memory
-from threadsurgeon.model import Frame
+from threadsurgeon.model.threads import Frame
 
 # A running thread changes its frames while we read them; a stack that was torn is read again this often.
 TRIES = 4

@@ -7,7 +7,7 @@ from threadsurgeon.doctor.debugger import check_debugger, report_missing_debugge
 from threadsurgeon.doctor.machine import check_machine
 from threadsurgeon.doctor.target import check_target
 from threadsurgeon.errors import DebuggerMissing
-from threadsurgeon.model import Diagnosis
+from threadsurgeon.model.diagnosis import Diagnosis
 
 
 def diagnose(pid: int | None) -> Diagnosis:

@@ -17,7 +17,7 @@ from threadsurgeon.linux.memory import BadAddress, ProcessMemory
 from threadsurgeon.linux.permission import find_obstacle
 from threadsurgeon.linux.privileges import read_text
 from threadsurgeon.linux.process import read_system_call
-from threadsurgeon.model import Check, CheckStatus
+from threadsurgeon.model.diagnosis import Check, CheckStatus
 
 OK, WARNING, FAILED, SKIPPED = CheckStatus.OK, CheckStatus.WARNING, CheckStatus.FAILED, CheckStatus.SKIPPED
 TRIAL_SECONDS = 2.0

@@ -16,7 +16,7 @@ from threadsurgeon.linux.privileges import (
     read_ptrace_scope,
     read_security_label,
 )
-from threadsurgeon.model import Check, CheckStatus
+from threadsurgeon.model.diagnosis import Check, CheckStatus
 
 OK, WARNING, FAILED, SKIPPED = CheckStatus.OK, CheckStatus.WARNING, CheckStatus.FAILED, CheckStatus.SKIPPED
 

@@ -11,7 +11,7 @@ from threadsurgeon.inventory import Target
 from threadsurgeon.linux.permission import explain_absence
 from threadsurgeon.linux.privileges import is_dumpable, read_namespace, read_privileges
 from threadsurgeon.linux.process import STATES, Status, read_status
-from threadsurgeon.model import Check, CheckStatus
+from threadsurgeon.model.diagnosis import Check, CheckStatus
 from threadsurgeon.surgery.plan import examine
 
 OK, WARNING, FAILED, SKIPPED = CheckStatus.OK, CheckStatus.WARNING, CheckStatus.FAILED, CheckStatus.SKIPPED

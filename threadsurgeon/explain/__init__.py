@@ -25,7 +25,7 @@ from threadsurgeon.linux.process import (
     read_system_calls,
     read_task,
 )
-from threadsurgeon.model import Frame, Wait
+from threadsurgeon.model.threads import Frame, Wait
 
 # Since when a thread has not run costs as much as all the rest of what is listed of it: with more threads it is left out.
 MAX_TIMED = 200

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import lru_cache
 
-from threadsurgeon.model import Frame
+from threadsurgeon.model.threads import Frame
 
 # By file and function: the kind, and the words after "waiting for". Of several on top of each other the outermost counts:
 # Queue.get calls Condition.wait.

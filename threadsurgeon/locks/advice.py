@@ -6,7 +6,8 @@ import os
 from collections.abc import Sequence
 
 from threadsurgeon.cpython.lock_waits import WAITING_FILES
-from threadsurgeon.model import Advice, Deadlock, Edge, Frame, Lock, Thread
+from threadsurgeon.model.locks import Advice, Deadlock, Edge, Lock
+from threadsurgeon.model.threads import Frame, Thread
 
 POOL = "concurrent/futures/thread.py"
 MANY = 2  # from this many on, threads at the same line are worth a word

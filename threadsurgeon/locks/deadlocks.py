@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from threadsurgeon.model import Deadlock, Edge
+from threadsurgeon.model.locks import Deadlock, Edge
 
 
 def find_deadlocks(edges: Iterable[Edge]) -> tuple[Deadlock, ...]:

@@ -22,7 +22,8 @@ from threadsurgeon.locks.advice import advise
 from threadsurgeon.locks.deadlocks import find_deadlocks
 from threadsurgeon.locks.holders import Holder, find_holders, find_takers
 from threadsurgeon.locks.resources import JOINS, Resource, ResourceReader
-from threadsurgeon.model import Edge, Lock, Thread, WaitGraph
+from threadsurgeon.model.locks import Edge, Lock, WaitGraph
+from threadsurgeon.model.threads import Thread
 
 # A GIL that somebody asks for changes hands every 5 ms (sys.getswitchinterval), unless its holder is in C code.
 FROZEN_SECONDS = 0.1

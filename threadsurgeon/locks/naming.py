@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from threadsurgeon.inventory import Target
 from threadsurgeon.linux.memory import BadAddress
 from threadsurgeon.locks.look import LockWaits, find_lock_waits
-from threadsurgeon.model import Edge, Lock, Thread, Wait
+from threadsurgeon.model.locks import Edge, Lock
+from threadsurgeon.model.threads import Thread, Wait
 
 # The kinds of waits, by the kinds of what is waited for.
 _KINDS = {"Lock": "lock", "RLock": "lock", "mutex": "lock", "Semaphore": "semaphore", "import": "import", "Thread": "thread"}

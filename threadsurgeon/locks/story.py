@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterator, Sequence
 
 from threadsurgeon.locks.advice import find_place, plural
-from threadsurgeon.model import Deadlock, Edge, Lock, Thread, WaitGraph
+from threadsurgeon.model.locks import Deadlock, Edge, Lock, WaitGraph
+from threadsurgeon.model.threads import Thread
 
 MAX_NAMED = 6  # threads: the rest are counted
 MAX_SHOWN = 20  # locks that somebody holds; and as many that nobody does

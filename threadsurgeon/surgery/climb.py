@@ -10,7 +10,7 @@ from threadsurgeon.debugger.session import Session
 from threadsurgeon.errors import NoSuchProcess, NoSuchThread, Refused, UnsupportedPython
 from threadsurgeon.inventory import Target
 from threadsurgeon.linux.process import is_alive
-from threadsurgeon.model import Outcome
+from threadsurgeon.model.operations import Outcome
 from threadsurgeon.surgery.addresses import make_victim
 from threadsurgeon.surgery.cut_frames import Site, cut, survey
 from threadsurgeon.surgery.delivery import EFFECT_SECONDS, Record

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from threadsurgeon.debugger.session import Session
 from threadsurgeon.errors import NoSuchProcess, NoSuchThread
 from threadsurgeon.linux.process import is_alive
-from threadsurgeon.model import Attempt, Frame, Outcome
+from threadsurgeon.model.operations import Attempt, Outcome
+from threadsurgeon.model.threads import Frame
 from threadsurgeon.surgery.addresses import make_victim
 from threadsurgeon.surgery.async_exception import raise_async, withdraw, withdraw_after_failure
 from threadsurgeon.surgery.interrupt import interrupt

@@ -27,7 +27,7 @@ from threadsurgeon.debugger.session import Session
 from threadsurgeon.errors import Refused
 from threadsurgeon.inventory import Target
 from threadsurgeon.linux.perf import perf_events_in_use
-from threadsurgeon.model import Frame
+from threadsurgeon.model.threads import Frame
 from threadsurgeon.surgery.async_exception import withdraw_after_failure
 from threadsurgeon.surgery.cut_frames import Cutter, Site
 from threadsurgeon.surgery.interrupt import CHECKS, RAISE, find_return_minus_one, refuse_shadow_stack

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from threadsurgeon.model import Rung
+from threadsurgeon.model.operations import Rung
 
 NOTHING = "nothing: Python unwinds, finally blocks run, with blocks give their locks back"
 

@@ -8,7 +8,7 @@ from threadsurgeon.debugger.session import Session
 from threadsurgeon.errors import NativeThread, NoSuchThread, Refused
 from threadsurgeon.inventory import Target
 from threadsurgeon.linux.process import is_alive, read_task
-from threadsurgeon.model import Attempt, Outcome, Plan, Report
+from threadsurgeon.model.operations import Attempt, Outcome, Plan, Report
 from threadsurgeon.surgery.ladder import RUNGS, Policy
 from threadsurgeon.surgery.plan import refuse_shutdown
 from threadsurgeon.surgery.terminate import terminate_native

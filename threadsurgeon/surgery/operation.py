@@ -7,7 +7,8 @@ import time
 from threadsurgeon.debugger.session import Session
 from threadsurgeon.errors import NativeThread, NoSuchThread, Refused
 from threadsurgeon.inventory import Target
-from threadsurgeon.model import Frame, Outcome, Plan, Report
+from threadsurgeon.model.operations import Outcome, Plan, Report
+from threadsurgeon.model.threads import Frame
 from threadsurgeon.surgery.addresses import find_exception
 from threadsurgeon.surgery.climb import Climb
 from threadsurgeon.surgery.delivery import Delivery, Record

@@ -13,7 +13,8 @@ from threadsurgeon.inventory import Sighting, Target
 from threadsurgeon.linux.mappings import uses_musl
 from threadsurgeon.linux.memory import BadAddress
 from threadsurgeon.linux.process import SystemCall, read_status, read_system_call, read_thread_status
-from threadsurgeon.model import Plan, Thread
+from threadsurgeon.model.operations import Plan
+from threadsurgeon.model.threads import Thread
 from threadsurgeon.surgery.free_threaded import is_allowed, refuse_unproven_version
 from threadsurgeon.surgery.ladder import HARD, RUNGS, Policy
 from threadsurgeon.surgery.main_thread import check_handles_interrupt

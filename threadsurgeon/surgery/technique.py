@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from threadsurgeon.debugger.commands import VictimArguments
-from threadsurgeon.model import Frame
+from threadsurgeon.model.threads import Frame
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from threadsurgeon.errors import NoSuchProcess, NoSuchThread
 from threadsurgeon.inventory import Sighting, Target
 from threadsurgeon.linux.memory import BadAddress
 from threadsurgeon.linux.process import is_alive, read_cpu_time, read_status, read_task
-from threadsurgeon.model import Outcome
+from threadsurgeon.model.operations import Outcome
 from threadsurgeon.surgery.plan import Doing, find_doing
 
 FIRST_POLL_SECONDS, LONGEST_POLL_SECONDS = 0.0005, 0.02

@@ -13,7 +13,7 @@ from textual.widgets import Footer, Input, RichLog, Static
 from textual.worker import get_current_worker
 
 from threadsurgeon.errors import ThreadsurgeonError
-from threadsurgeon.model import Listing, Thread
+from threadsurgeon.model.threads import Listing, Thread
 from threadsurgeon.render import printable
 from threadsurgeon.tui.dialog import OperateDialog
 from threadsurgeon.tui.help import HelpScreen

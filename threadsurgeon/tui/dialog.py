@@ -13,7 +13,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Button, Checkbox, Static
 
 from threadsurgeon.errors import ThreadsurgeonError
-from threadsurgeon.model import Thread
+from threadsurgeon.model.threads import Thread
 from threadsurgeon.render import print_error, print_plan, printable
 from threadsurgeon.tui.process import Operation, Process
 from threadsurgeon.tui.text import capture

@@ -13,7 +13,9 @@ import threadsurgeon
 from threadsurgeon.errors import NoSuchThread
 from threadsurgeon.inventory import Target
 from threadsurgeon.locks.naming import name_locks
-from threadsurgeon.model import Listing, Plan, Thread, WaitGraph
+from threadsurgeon.model.locks import WaitGraph
+from threadsurgeon.model.operations import Plan
+from threadsurgeon.model.threads import Listing, Thread
 
 
 class Process:

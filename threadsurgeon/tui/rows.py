@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
-from threadsurgeon.model import Listing, Thread
+from threadsurgeon.model.threads import Listing, Thread
 from threadsurgeon.render import printable
 
 HISTORY = 6  # looks

@@ -12,7 +12,7 @@ from textual.widgets import Footer, Static
 from textual.worker import get_current_worker
 
 from threadsurgeon.errors import ThreadsurgeonError
-from threadsurgeon.model import Frame, Thread
+from threadsurgeon.model.threads import Frame, Thread
 from threadsurgeon.render import printable
 from threadsurgeon.tui.process import Process
 from threadsurgeon.tui.rows import describe_name

@@ -17,7 +17,7 @@ from textual.scroll_view import ScrollView
 from textual.strip import Strip
 from textual.widgets import Static
 
-from threadsurgeon.model import Thread
+from threadsurgeon.model.threads import Thread
 from threadsurgeon.tui.rows import COLUMNS, HISTORY, Row
 
 # Cells a column; the last takes what is left.
