@@ -4,7 +4,9 @@ import ctypes.util
 import glob
 import os
 import random
+import shutil
 import struct
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -164,7 +166,31 @@ def probe(path, names):
     for name in names:
         assert elf.symbol(name) is None or elf.symbol(name) >= 0
     assert elf.build_id() is None or isinstance(elf.build_id(), bytes)
+    assert elf.local_function(0x1000) is None or isinstance(elf.local_function(0x1000), str)
     assert elf.load_bias(0x1000, 0) is None or isinstance(elf.load_bias(0x1000, 0), int)
+
+
+def test_functions_that_are_not_exported_have_their_names_until_they_are_stripped(tmp_path):
+    """As the file's full symbol table says; of copies that the compiler made, the name of what was copied."""
+    if not shutil.which("gcc"):
+        pytest.skip("no compiler")
+    path = tmp_path / "program"
+    source = "static __attribute__((noinline)) int local(int n) { return n * n; }\nint main(int n) { return local(n); }"
+    subprocess.run(["gcc", "-x", "c", "-", "-o", path], input=source, text=True, check=True)
+    with path.open("rb") as file:
+        symbols = list(ELFFile(file).get_section_by_name(".symtab").iter_symbols())
+    functions = [s for s in symbols if s["st_info"]["type"] == "STT_FUNC" and s["st_shndx"] != "SHN_UNDEF"]
+    names = {s["st_value"]: set() for s in functions}
+    for symbol in functions:
+        names[symbol["st_value"]].add(symbol.name.partition(".")[0])
+    elf = ElfFile(str(path))
+    subprocess.run(["strip", "-o", tmp_path / "stripped", path], check=True)
+    stripped = ElfFile(str(tmp_path / "stripped"))
+
+    assert {"local"} in names.values()
+    assert [(address, known) for address, known in names.items() if elf.local_function(address) not in known] == []
+    assert elf.local_function(1) is None
+    assert [address for address in names if stripped.local_function(address)] == []
 
 
 def test_truncated_files_are_read_as_far_as_they_go(tmp_path, small):

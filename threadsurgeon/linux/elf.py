@@ -10,12 +10,13 @@ import mmap
 import os
 import struct
 from collections.abc import Iterator
+from functools import cached_property
 from typing import NamedTuple
 
 PT_LOAD, PT_DYNAMIC, PT_NOTE, PT_GNU_EH_FRAME = 1, 2, 4, 0x6474E550
 DT_HASH, DT_STRTAB, DT_SYMTAB, DT_GNU_HASH = 4, 5, 6, 0x6FFFFEF5
 NT_GNU_BUILD_ID = 3
-SHN_UNDEF = 0
+SHT_SYMTAB, SHN_UNDEF = 2, 0
 STT_FUNC, STT_GNU_IFUNC = 2, 10
 PAGE = mmap.PAGESIZE
 MAX_NAME = 4096  # mangled names get long; one without an end is none
@@ -40,7 +41,7 @@ class Segment(NamedTuple):
 
 
 class ElfFile:
-    """An ELF file's dynamic symbols. Addresses are the file's own: add the load bias for those of a process."""
+    """An ELF file's symbols, mostly the dynamic ones. Addresses are the file's own; add the load bias for a process's."""
 
     def __init__(self, path: str) -> None:
         """Map the file.
@@ -147,6 +148,38 @@ class ElfFile:
         except (*_OUTSIDE, KeyError, NotElf):
             pass  # a damaged table: what was found until then
         return functions
+
+    def local_function(self, address: int) -> str | None:
+        """Return the name of the function that begins at the address, by the table that ``strip`` removes; None for none.
+
+        Of a copy that the compiler made, as ``sum.part.0``, the name of the function itself.
+        """
+        try:
+            for table, size, strings in self._symbol_tables:
+                at = table - 1
+                while (at := self._data.find(struct.pack("<Q", address), at + 1, table + size)) >= 0:
+                    if (at - table) % 24 != 8:
+                        continue
+                    name_offset, info, _, section = struct.unpack_from("<IBBH", self._data, at - 8)
+                    if section != SHN_UNDEF and info & 15 in (STT_FUNC, STT_GNU_IFUNC):
+                        end = self._data.find(b"\0", strings + name_offset, strings + name_offset + MAX_NAME)
+                        return self._data[strings + name_offset : end].decode(errors="replace").partition(".")[0] or None
+        except _OUTSIDE:
+            pass  # a damaged table: as good as none
+        return None
+
+    @cached_property
+    def _symbol_tables(self) -> list[tuple[int, int, int]]:
+        """Where the file's full symbol tables are, and their strings: (offset, size, offset of the strings)."""
+        (headers,) = struct.unpack_from("<Q", self._data, 40)
+        size, count = struct.unpack_from("<HH", self._data, 58)
+        tables = []
+        for position in range(headers, headers + size * count, size or 1):
+            kind, _, _, offset, length, link = struct.unpack_from("<IQQQQI", self._data, position + 4)
+            if kind == SHT_SYMTAB:
+                (strings,) = struct.unpack_from("<Q", self._data, headers + link * size + 24)
+                tables.append((offset, length, strings))
+        return tables
 
     def _count_symbols(self) -> int:
         """Return how many dynamic symbols there are: only the hash tables tell."""

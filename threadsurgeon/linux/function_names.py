@@ -1,4 +1,4 @@
-"""The exported names of native functions, and which functions without a name belong to one that has one."""
+"""The names of native functions, and which functions that are not exported belong to one that is."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _EXECUTABLE = 1
 
 
 class FunctionNames:
-    """Names of the functions of a process, as far as they are exported. Addresses are the process's."""
+    """Names of the functions of a process, as far as their files tell them. Addresses are the process's."""
 
     def __init__(self, code_map: CodeMap, memory: Memory) -> None:
         self._code_map = code_map
@@ -35,7 +35,7 @@ class FunctionNames:
         self._sorted: dict[int, list[int]] = {}
 
     def of_image(self, image: Image) -> dict[int, str]:
-        """Return the names of one file's functions by their addresses in that file."""
+        """Return the names of one file's exported functions by their addresses in that file."""
         names = self._names.get(image.file.start)
         if names is None:
             names = self._names[image.file.start] = image.elf.functions()
@@ -43,7 +43,7 @@ class FunctionNames:
         return names
 
     def find(self, code: Code) -> str | None:
-        """Return the exported name of a stretch of code."""
+        """Return the name of a stretch of code; of one that is not exported where the file was not stripped."""
         names = self.of_image(code.image)
         name = names.get(code.fde.start)
         if name is None:  # assembler may have one unwind entry for a function that begins a little later
@@ -51,10 +51,10 @@ class FunctionNames:
             index = bisect_left(addresses, code.fde.start)
             if index < len(addresses) and addresses[index] < code.fde.end:
                 name = names[addresses[index]]
-        return name
+        return name or code.image.elf.local_function(code.fde.start)
 
     def helpers(self, image: Image, functions: Iterable[str], depth: int) -> set[int]:
-        """Return where the nameless functions begin that these exported ones call or jump to, and those that they do.
+        """Return where the functions begin that are not exported, and that these exported ones call or jump to; and so on.
 
         ``depth`` is how often. Also through pointer variables, as those of allocators.
         """

@@ -1,7 +1,7 @@
 """May these native frames be dropped just now? Not while one of them is changing what all threads share.
 
-What CPython and libc export has names; of what they do not export, the functions are known that those with names call. A
-frame in doubt is not dropped: the thread runs on until that function has returned.
+What CPython and libc export has names; of what they do not export, the functions are known that those call, and the names
+where a build was not stripped. A frame in doubt is not dropped: the thread runs on until that function has returned.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ _PYTHON = {
     r"|_PySemaphore_\w+|PyCriticalSection\w*|_PyCriticalSection\w*|_PyOnceFlag_\w+|_PyRWMutex_\w+|_PyEvent_\w+|PyEvent_\w+",
     "garbage collection": r"_?PyGC_(Collect|CollectNoFail|CollectIfEnabled)|_PyGC_\w+|_Py_RunGC",
     "deallocation": r"_Py_Dealloc|_?PyTrash_\w+|_PyTrash_\w+|PyObject_CallFinalizer\w*|PyObject_ClearWeakRefs"
-    r"|_PyObject_ClearManagedDict|_Py_MergeZeroLocalRefcount|_Py_DecRef\w*|Py_DecRef",
+    r"|_PyObject_ClearManagedDict|_Py_MergeZeroLocalRefcount|_Py_DecRef\w*|Py_DecRef|\w+_dealloc|_Py\w+_ExactDealloc",
+    "a list of free objects": r"\w*[Ff]ree_?[Ll]ist\w*",
     "a change of a dictionary": r"_?PyDict_(SetItem|SetDefault|DelItem|Pop|Clear|Copy|New|Insert|Resize)\w*"
     r"|_PyObjectDict_SetItem|_PyDictKeys_\w+|_PyObjectGenericSetAttrWithDict|PyUnicode_Intern\w+|_PyUnicode_Intern\w+",
     "a change of a list": r"PyList_(Append|Insert|SetSlice)|_PyList_AppendTakeRef\w*",
@@ -67,8 +68,8 @@ _PYTHON_SLOTS = (
     ("PyType_Type", _TP_NEW, "a change of a type"),
     *(
         (f"Py{name}_Type", _TP_DEALLOC, "deallocation")
-        for name in ("Type", "List", "Dict", "Tuple", "Set", "FrozenSet", "Unicode", "Long", "Bytes", "ByteArray", "Function",
-                     "Method", "CFunction", "Gen", "Coro", "Code", "Frame", "Cell", "Module", "Property", "Slice")
+        for name in ("Type", "List", "Dict", "Tuple", "Set", "FrozenSet", "Unicode", "Long", "Float", "Bytes", "ByteArray",
+                     "Function", "Method", "CFunction", "Gen", "Coro", "Code", "Frame", "Cell", "Module", "Property", "Slice")
     ),
 )  # fmt: skip
 
