@@ -55,7 +55,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def signals_are_heard() -> None:
-    """A shell lets what it starts in the background ignore SIGINT, nohup SIGHUP, and so do its children: some tests send one."""
+    """A shell has what it starts in the background ignore SIGINT, nohup SIGHUP, and so do children: some tests send one."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:

@@ -46,6 +46,7 @@ OPERATIONS: dict[tuple[str, str], tuple[tuple[str, ...], tuple[str, ...]]] = {
     ("kill", "interrupt"): ((), ("read",)),
     ("kill", "cut"): (("--grace", "1.2"), ("sum", "call")),
     ("kill", "insist"): (("--grace", "1.2"), ("swallow",)),
+    ("kill", "terminate"): (("--grace", "0.3", "--force", "--yes"), ("deaf",)),
 }
 WHO = ("gdb", "us")
 MOMENTS = ("any", "traced")
@@ -311,7 +312,8 @@ def examine(subject: Patient, case: Case, status: int) -> tuple[str, str]:
         return f"died: exit status {died}; {subject.process.stderr[-300:]}", ""
     pending = is_pending(subject)
     facts = subject.release()
-    expected = {"joined": True, "free": True, "ticked": True, "tidied": True}
+    unwound = case.technique != "terminate" or facts["tidied"]  # a thread that was terminated leaves its lock, as documented
+    expected = {"joined": True, "free": unwound, "ticked": True, "tidied": unwound}
     wrong = {name: facts[name] for name, value in expected.items() if facts[name] != value}
     if wrong:
         return f"afterwards {json.dumps(wrong)}", ""

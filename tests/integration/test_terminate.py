@@ -7,13 +7,16 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.zoo.behaviours import Behaviour
+from tests.zoo.patient import patient
 from tests.zoo.pythons import Python
 from tests.zoo.script import script
 from tests.zoo.victim import Victim
+from threadsurgeon import kill
 from threadsurgeon.debugger.session import Session
 from threadsurgeon.errors import Refused
 from threadsurgeon.inventory import Target
 from threadsurgeon.linux.process import SystemCall
+from threadsurgeon.model.operations import Outcome
 from threadsurgeon.surgery.addresses import make_victim
 from threadsurgeon.surgery.plan import examine
 from threadsurgeon.surgery.technique import Applied, Effect
@@ -120,6 +123,19 @@ def test_fifty_in_a_row(python: Python, session: Session) -> None:
             assert process.ask(str(number)) == {"alive": False}
             process.wait_until_gone(tid)
         process.finish()
+
+
+def test_last_rung_after_the_others_have_stopped_it(python: Python) -> None:
+    """A wait that was stopped by a tracer before is another system call to the kernel, and still the same wait."""
+    with patient(python) as subject:
+        tid = subject.get_stuck("deaf")
+        report = kill(tid, force=True, grace=0.3)
+
+        assert report.outcome is Outcome.ENDED, report
+        assert report.technique == "terminate"
+        assert len(report.attempts) > 1
+        assert subject.join() == {"passed": False, "tidied": False, "joined": True, "free": False, "ticked": True}
+        subject.process.finish()
 
 
 def test_joined_before_and_never(python: Python, session: Session) -> None:

@@ -142,17 +142,6 @@ def test_select_counts_microseconds(around):
     assert explain_call(around, call(23, 0, 0, 0, 0, ADDRESS)).timeout == Timeout(1.5)
 
 
-def test_call_that_goes_on_after_a_stop_is_recognised(around):
-    """restart_syscall hides which call it is; the code before the program counter tells. What is left of it does not."""
-    around.memory = Bytes(b"\xb8" + struct.pack("<I", 230) + b"\x0f\x05" + TIMESPEC)
-    pc = ADDRESS + 7
-    relative = explain_call(around, call(219, time.CLOCK_MONOTONIC, 0, pc, pc=pc))
-    until = explain_call(around, call(219, time.CLOCK_MONOTONIC, 1, pc, pc=pc))
-
-    assert (relative.kind, relative.timeout) == ("sleep", None)
-    assert until.timeout == Timeout(50.5, time.CLOCK_MONOTONIC)
-
-
 def test_time_left_needs_the_time_waited_only_for_relative_timeouts():
     """A deadline tells by itself."""
     deadline = Timeout(time.clock_gettime(time.CLOCK_MONOTONIC) + 1000, time.CLOCK_MONOTONIC)
@@ -276,6 +265,24 @@ def test_times_of_many_sleepers_are_read_at_once(fake_calls):
     assert waits[43].remaining_seconds > 1e9 < waits[44].remaining_seconds
     assert waits[45].remaining_seconds is None
     assert single == [0xBAD0]
+
+
+def test_call_that_goes_on_after_a_stop_is_recognised(fake_calls, monkeypatch):
+    """restart_syscall hides which call it is; the code before the program counter tells, or the kernel. Not what is left."""
+    memory = Bytes(b"\xb8" + struct.pack("<I", 230) + b"\x0f\x05" + TIMESPEC)
+    pc = ADDRESS + 7
+    fake_calls({
+        43: call(219, time.CLOCK_MONOTONIC, 0, pc, pc=pc),
+        44: call(219, time.CLOCK_MONOTONIC, 1, pc, pc=pc),
+        45: call(219, 0, 0, 1000),
+        46: call(219, 0, 0, 1000),
+    })  # fmt: skip
+    functions = {45: "poll_schedule_timeout.constprop.0", 46: "do_syscall_64"}
+    monkeypatch.setattr("threadsurgeon.linux.restarted.read_kernel_function", lambda pid, tid: functions[tid])
+    waits = explain_waits(status(), memory, [Subject(task("S", tid)) for tid in (43, 44, 45, 46)], 200)
+
+    assert {tid: wait.kind for tid, wait in waits.items()} == {43: "sleep", 44: "sleep", 45: "sleep", 46: "system-call"}
+    assert {tid for tid, wait in waits.items() if wait.remaining_seconds is not None} == {44}
 
 
 def test_gil_is_told_from_locks_by_its_address(fake_calls):

@@ -19,11 +19,13 @@ from .victim import waiting
 
 # The ways to be stuck, by the technique that ends each.
 TECHNIQUES = ("raise", "interrupt", "cut", "insist")
-KINDS = {"raise": "busy", "interrupt": "read", "cut": "sum", "insist": "swallow"}
-READ, RUNNING = "0", "running"
+KINDS = {"raise": "busy", "interrupt": "read", "cut": "sum", "insist": "swallow", "terminate": "deaf"}
+# What the kernel says of a thread that is stuck so: a system call's number on x86-64, or that it runs.
+RUNNING = "running"
+CALLS = {"read": ("0",), "call": ("0",), "swallow": ("0",), "deaf": ("7", "271")}  # poll, or ppoll
 
 CODE = """
-import ctypes, functools, mmap
+import ctypes, functools, mmap, select
 
 api, LIBC = ctypes.pythonapi, ctypes.CDLL(None)
 api.PyThreadState_Get.restype = ctypes.c_void_p
@@ -75,7 +77,18 @@ def swallow():
     except KeyError:
         pass
 
-KINDS = dict(busy=busy, read=read, sum=add, call=call, swallow=swallow)
+class Deaf:
+    def __del__(self):  # what is raised here is dropped by the C code that called it
+        poll.poll()
+
+poll = select.poll()
+poll.register(reader, select.POLLIN)
+
+def deaf():
+    while not control[0]:
+        Deaf()
+
+KINDS = dict(busy=busy, read=read, sum=add, call=call, swallow=swallow, deaf=deaf)
 
 def work(kind, lock, facts):
     try:
@@ -137,10 +150,10 @@ class Patient:
     def get_stuck(self, kind: str) -> int:
         """Start a thread, wait until it is stuck, and return its TID."""
         self.tid = int(self.process.ask(kind)["tid"])
-        waits = kind in ("read", "call", "swallow")
+        expected = CALLS.get(kind, (RUNNING,))
         for _ in waiting(f"thread {self.tid} of {self.python} is stuck in {kind}", pause=0.001):
             call = self._read("syscall").split()[0]
-            if call == (READ if waits else RUNNING) and (waits or self._cpu_seconds() > 0.01):
+            if call in expected and (call != RUNNING or self._cpu_seconds() > 0.01):
                 break
         return self.tid
 

@@ -25,6 +25,7 @@ from threadsurgeon.linux.process import (
     read_system_calls,
     read_task,
 )
+from threadsurgeon.linux.restarted import find_restarted
 from threadsurgeon.model.threads import Frame, Wait
 
 # Since when a thread has not run costs as much as all the rest of what is listed of it: with more threads it is left out.
@@ -56,13 +57,16 @@ def explain_waits(status: Status, memory: Memory, subjects: Sequence[Subject], g
     shared: dict[int, Wait] = {}  # of locks, by the identity of the stack
     for subject in waiting:
         tid = subject.task.tid
-        call = calls.get(tid)
-        if call is None:
+        made = calls.get(tid)
+        if made is None:
             continue
+        call = find_restarted(status.tgid, tid, memory, made)
         alike = not waited and _is_told_by_stack(subject, call, gil_size)
         wait = shared.get(id(subject.frames)) if alike else None
         if wait is None:
             reason = _explain(around, subject, call, gil_size)
+            if call is not made and reason.timeout is not None and reason.timeout.clock is None:
+                reason = reason._replace(timeout=None)  # what was left of it at the stop is known to the kernel alone
             seconds = waited.get(tid)
             left = seconds_left(reason.timeout, seconds) if reason.timeout is not None else None
             wait = Wait(reason.kind, reason.detail, _rounded(seconds), _rounded(left))

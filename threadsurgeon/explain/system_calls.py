@@ -24,6 +24,7 @@ from threadsurgeon.explain.arguments import (
 )
 from threadsurgeon.linux.memory import BadAddress, Memory
 from threadsurgeon.linux.process import Status, SystemCall, describe_process, read_link
+from threadsurgeon.linux.restarted import RESTART
 
 if TYPE_CHECKING:
     from threadsurgeon.linux.descriptors import Descriptors
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
 NAMED = 3  # of many descriptors, these are named
 FUTEX, FUTEX_PRIVATE, FUTEX_REALTIME = 202, 128, 256
 FUTEX_WAIT, FUTEX_LOCK_PI, FUTEX_LOCK_PI2 = 0, 6, 13
-RESTART = 219
 TIMER_ABSTIME = 1
 F_SETLKW, F_OFD_SETLKW = 7, 38
 P_PID, P_PIDFD = 1, 3
@@ -66,7 +66,9 @@ class Surroundings:
 def explain_call(around: Surroundings, call: SystemCall) -> Reason:
     """Say what the call waits for."""
     explain = _CALLS.get(call.number)
-    return explain(around, call) if explain else Reason("system-call", f"in system call {call.number}")
+    if explain is not None:
+        return explain(around, call)
+    return Reason("system-call", "waiting on after a stop" if call.number == RESTART else f"in system call {call.number}")
 
 
 def find_times(call: SystemCall) -> Iterator[tuple[int, int]]:
@@ -74,26 +76,6 @@ def find_times(call: SystemCall) -> Iterator[tuple[int, int]]:
     place = _TIMES.get(call.number)
     if place is not None and call.arguments[place]:
         yield call.arguments[place], TIMESPEC.size
-
-
-def _explain_restart(around: Surroundings, call: SystemCall) -> Reason:
-    """restart_syscall(2) goes on after a stop with a call that has a timeout, with the arguments it had."""
-    number = _find_restarted(around.memory, call)
-    if number == RESTART:
-        return Reason("system-call", "waiting on after a stop")
-    reason = explain_call(around, call._replace(number=number))
-    if reason.timeout is not None and reason.timeout.clock is None:
-        return reason._replace(timeout=None)  # what was left of it when the stop came is known to the kernel alone
-    return reason
-
-
-def _find_restarted(memory: Memory, call: SystemCall) -> int:
-    """Return the number of the call. The code still says it: glibc has ``mov $number,%eax; syscall`` before the address."""
-    try:
-        code = memory.read(call.program_counter - 7, 7)
-    except BadAddress:
-        return RESTART
-    return int.from_bytes(code[1:5], "little") if code[:1] == b"\xb8" and code[5:] == b"\x0f\x05" else RESTART
 
 
 def _use_descriptor(kind: str, words: str, around: Surroundings, call: SystemCall) -> Reason:
@@ -261,7 +243,6 @@ _CALLS: dict[int, _Explain] = {
     73: _explain_flock,
     128: _explain_signal,  # rt_sigtimedwait
     FUTEX: _explain_futex,
-    RESTART: _explain_restart,
     247: _explain_waitid,
     426: partial(_say, "io-uring", "waiting for io_uring"),
 }

@@ -68,7 +68,7 @@ class Climb:
     def _use(self, name: str, technique: Technique, verdict: Verdict) -> Verdict:
         """Apply one technique and look what came of it. What it refuses is what ends the climb."""
         if not self._policy.confirm(RUNGS[name]):
-            self.obstacle = f"{name} was not confirmed"
+            self.obstacle = f"{name} was not confirmed (to say yes beforehand: --yes)"
             return verdict
         logger.info("next: %s, since %s", name, RUNGS[name].when)
         self.obstacle = None

@@ -27,6 +27,7 @@ from threadsurgeon.errors import NativeThread, Refused
 from threadsurgeon.inventory import Target
 from threadsurgeon.linux.mappings import iterate_images, list_mapped_files
 from threadsurgeon.linux.process import SystemCall, read_status, read_system_call, read_task
+from threadsurgeon.linux.restarted import find_restarted
 from threadsurgeon.surgery.exit_chain import ExitChain, find_store_piece
 from threadsurgeon.surgery.free_threaded import refuse_technique
 from threadsurgeon.surgery.interrupt import refuse_shadow_stack
@@ -82,7 +83,7 @@ def terminate_native(
         raise Refused(f"thread {tid} is the main thread of process {target.pid}")
     deadline = time.monotonic() + deadline_seconds
     while True:
-        call = _await_place(target.pid, tid, find_obstacle, deadline)
+        call = _await_place(target, tid, find_obstacle, deadline)
         try:
             target.see(tid)
         except NativeThread:
@@ -124,7 +125,7 @@ def terminate(
     plan = _Departure(target, state)
     deadline = time.monotonic() + deadline_seconds
     while True:
-        call = _await_place(target.pid, victim.tid, find_obstacle, deadline)
+        call = _await_place(target, victim.tid, find_obstacle, deadline)
         way_out = plan.find_way_out(victim, call)
         if read_system_call(target.pid, victim.tid) == call:
             applied = _send(session, target.pid, victim.tid, victim.start_time, call, way_out)
@@ -195,10 +196,13 @@ def _send(
     return None if done.moved else Applied(Effect.EXITING, done.stopped_seconds, session.version, in_system_call=True)
 
 
-def _await_place(pid: int, tid: int, find_obstacle: Obstacle, deadline: float) -> SystemCall:
+def _await_place(target: Target, tid: int, find_obstacle: Obstacle, deadline: float) -> SystemCall:
     while True:
-        call = read_system_call(pid, tid)
-        reason = "it runs" if call is None else find_obstacle(pid, tid, call)
+        call = read_system_call(target.pid, tid)
+        if call is None:
+            reason: str | None = "it runs"
+        else:
+            reason = find_obstacle(target.pid, tid, find_restarted(target.pid, tid, target.memory, call))
         if call is not None and reason is None:
             return call
         if time.monotonic() >= deadline:
