@@ -47,6 +47,11 @@ def make_console(*, stderr: bool = False) -> Console:
     return console
 
 
+def describe_free_gil(listing: Listing) -> str:
+    """Say in few words that nobody holds the GIL. A free-threaded build has one only where it was switched on."""
+    return "no GIL held" if "free-threaded" in listing.python.build else "GIL free"
+
+
 def print_listing(console: Console, listing: Listing, *, stacks: bool) -> None:
     """Print all threads of a process, a line each, or each with its whole stack."""
     count = len(listing.threads)
@@ -56,7 +61,7 @@ def print_listing(console: Console, listing: Listing, *, stacks: bool) -> None:
     console.print(
         f"[bold]process {listing.pid}[/]{when}: CPython {_plain(listing.python.version)}{build}, "
         f"{count} thread{'s' if count != 1 else ''}{f', {native} of them native' if native else ''}, "
-        + (f"GIL held by thread {listing.gil_holder}" if listing.gil_holder else "GIL free")
+        + (f"GIL held by thread {listing.gil_holder}" if listing.gil_holder else describe_free_gil(listing))
     )
     for warning in listing.warnings:
         console.print(f"[yellow]warning:[/] {_plain(warning)}")

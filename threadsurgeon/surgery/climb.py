@@ -14,6 +14,7 @@ from threadsurgeon.model.operations import Outcome
 from threadsurgeon.surgery.addresses import make_victim
 from threadsurgeon.surgery.cut_frames import Site, cut, survey
 from threadsurgeon.surgery.delivery import EFFECT_SECONDS, Record
+from threadsurgeon.surgery.free_threaded import refuse_technique
 from threadsurgeon.surgery.insist import insist
 from threadsurgeon.surgery.ladder import RUNGS, Policy
 from threadsurgeon.surgery.plan import Doing, Examination, examine, find_doing
@@ -67,6 +68,11 @@ class Climb:
 
     def _use(self, name: str, technique: Technique, verdict: Verdict) -> Verdict:
         """Apply one technique and look what came of it. What it refuses is what ends the climb."""
+        try:
+            refuse_technique(self._target.runtime, name)
+        except Refused as error:  # nobody needs to be asked
+            self.obstacle = f"{name} was refused: {error}"
+            return verdict
         if not self._policy.confirm(RUNGS[name]):
             self.obstacle = f"{name} was not confirmed (to say yes beforehand: --yes)"
             return verdict

@@ -11,7 +11,7 @@ from threadsurgeon.model.operations import Outcome, Plan, Report
 from threadsurgeon.model.threads import Frame
 from threadsurgeon.surgery.addresses import find_exception
 from threadsurgeon.surgery.climb import Climb
-from threadsurgeon.surgery.delivery import Delivery, Record
+from threadsurgeon.surgery.delivery import EFFECT_SECONDS, Delivery, Record
 from threadsurgeon.surgery.ladder import Policy
 from threadsurgeon.surgery.main_thread import send_interrupt
 from threadsurgeon.surgery.native import NativeOperation, is_native
@@ -92,7 +92,10 @@ class Operation:
                 return verdict
             if len(self._record.attempts) >= MOST_ATTEMPTS:
                 return verdict
-            examination = examine(self.target, self.target.see(self.before.thread.tid), examination.exception)
+            try:
+                examination = examine(self.target, self.target.see(self.before.thread.tid), examination.exception)
+            except NoSuchThread:  # it is on its way out after all, and may have given up its Python state already
+                return delivery.watch.wait_for_effect(time.monotonic() + EFFECT_SECONDS)
 
     def _report(self, verdict: Verdict) -> Report:
         outcome = verdict.outcome or Outcome.PENDING

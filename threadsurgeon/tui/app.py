@@ -14,7 +14,7 @@ from textual.worker import get_current_worker
 
 from threadsurgeon.errors import ThreadsurgeonError
 from threadsurgeon.model.threads import Listing, Thread
-from threadsurgeon.render import printable
+from threadsurgeon.render import describe_free_gil, printable
 from threadsurgeon.tui.dialog import OperateDialog
 from threadsurgeon.tui.help import HelpScreen
 from threadsurgeon.tui.locks import LocksScreen
@@ -147,7 +147,7 @@ class LiveView(App[None]):
         facts = [
             f"process {listing.pid}: CPython {printable(listing.python.version)}, {threads} threads",
             *([f"{native} native{'' if self._native else ' hidden'}"] if native else []),
-            f"GIL {listing.gil_holder}" if listing.gil_holder else "GIL free",
+            f"GIL {listing.gil_holder}" if listing.gil_holder else describe_free_gil(listing),
             *([f"only {self._words.value}"] if self._words.value and not self._words.display else []),
             *([self._cost] if self._cost else []),
             *(["frozen"] if self._frozen else []),
