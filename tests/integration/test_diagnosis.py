@@ -23,7 +23,7 @@ from tests.zoo.behaviours import Behaviour
 from tests.zoo.pythons import Python
 from tests.zoo.victim import Victim, waiting
 from threadsurgeon.linux import ptrace
-from threadsurgeon.surgery.free_threaded import SHOWN
+from threadsurgeon.surgery.builds import SHOWN
 
 Start = Callable[..., Victim]
 

@@ -8,8 +8,8 @@ from threadsurgeon.cpython.held_locks import HeldLock, Holdings, WithBlock
 from threadsurgeon.errors import NoSuchThread, Refused, TargetBusy
 from threadsurgeon.linux.process import SystemCall
 from threadsurgeon.model.threads import Frame
-from threadsurgeon.surgery import plan
-from threadsurgeon.surgery.free_threaded import refuse_technique
+from threadsurgeon.surgery import builds, plan
+from threadsurgeon.surgery.builds import refuse_technique
 from threadsurgeon.surgery.ladder import Policy
 from threadsurgeon.surgery.plan import FUTEX, Doing, examine, find_doing, find_hazards, make_plan
 
@@ -24,7 +24,7 @@ def kernel(monkeypatch):
     monkeypatch.setattr(plan, "read_status", lambda task: facts["tracer"])
     monkeypatch.setattr(plan, "read_system_call", lambda pid, tid: facts["call"])
     monkeypatch.setattr(plan, "read_holdings", lambda *arguments: facts["holdings"])
-    monkeypatch.setattr(plan, "uses_musl", lambda pid: facts["musl"])
+    monkeypatch.setattr(builds, "uses_musl", lambda pid: facts["musl"])
     return facts
 
 
@@ -89,11 +89,16 @@ def test_free_threaded_build_on_which_nothing_was_shown_is_refused(kernel, minor
         examine(FakeTarget(minor=minor, free_threaded=True), sighting("f"), None)
 
 
-def test_other_c_library_is_refused(kernel):
-    """Nothing was shown with it."""
+def test_thread_of_musl_is_not_terminated(kernel):
+    """It has books of its threads that a thread must take itself off."""
     kernel["musl"] = True
+    examination = examine(FakeTarget(), sighting("f"), None)
+    rungs = make_plan(examination, Policy(climb=True, force=True)).rungs
+
+    assert [rung.technique for rung in rungs] == ["raise", "interrupt", "cut", "insist"]
     with pytest.raises(Refused, match="musl"):
-        examine(FakeTarget(), sighting("f"), None)
+        refuse_technique(examination.target, "terminate")
+    refuse_technique(examination.target, "cut")
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -105,8 +110,8 @@ def test_free_threaded_build_is_not_cut(kernel, force):
     assert [rung.technique for rung in plan.rungs] == ["raise", "interrupt", "insist"]
     for technique in ("cut", "terminate"):
         with pytest.raises(Refused, match="free-threaded"):
-            refuse_technique(examination.target.runtime, technique)
-    refuse_technique(FakeTarget(minor=13).runtime, "cut")
+            refuse_technique(examination.target, technique)
+    refuse_technique(FakeTarget(minor=13), "cut")
 
 
 def test_unexpected_structures_are_refused(kernel):

@@ -19,7 +19,7 @@ from typing import Any
 
 import threadsurgeon
 from threadsurgeon.errors import ThreadsurgeonError
-from threadsurgeon.surgery.free_threaded import SHOWN
+from threadsurgeon.surgery.builds import SHOWN
 
 from .behaviours import Behaviour, all_behaviours
 from .pythons import Python, select

@@ -67,6 +67,8 @@ def _find_table_targets(memory: Memory, runtime: Runtime, code_map: CodeMap) -> 
         return
     low, high = min(start for start, _ in code_ranges), max(start + size for start, size in code_ranges)
     starts = code_map.table(image).starts
+    if not starts:  # linked without --eh-frame-hdr: nothing tells where functions begin
+        return
     for load in loads:
         if load.flags & EXECUTABLE and len(loads) > 1 and not load.flags & 2:
             continue

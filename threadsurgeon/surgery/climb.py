@@ -12,9 +12,9 @@ from threadsurgeon.inventory import Target
 from threadsurgeon.linux.process import is_alive
 from threadsurgeon.model.operations import Outcome
 from threadsurgeon.surgery.addresses import make_victim
+from threadsurgeon.surgery.builds import refuse_technique
 from threadsurgeon.surgery.cut_frames import Site, cut, survey
 from threadsurgeon.surgery.delivery import EFFECT_SECONDS, Record
-from threadsurgeon.surgery.free_threaded import refuse_technique
 from threadsurgeon.surgery.insist import insist
 from threadsurgeon.surgery.ladder import RUNGS, Policy
 from threadsurgeon.surgery.plan import Doing, Examination, examine, find_doing
@@ -69,7 +69,7 @@ class Climb:
     def _use(self, name: str, technique: Technique, verdict: Verdict) -> Verdict:
         """Apply one technique and look what came of it. What it refuses is what ends the climb."""
         try:
-            refuse_technique(self._target.runtime, name)
+            refuse_technique(self._target, name)
         except Refused as error:  # nobody needs to be asked
             self.obstacle = f"{name} was refused: {error}"
             return verdict

@@ -36,8 +36,8 @@ from threadsurgeon.linux.unwind import (
     as_registers,
     walk,
 )
+from threadsurgeon.surgery.builds import refuse_technique
 from threadsurgeon.surgery.error_contract import find_contract
-from threadsurgeon.surgery.free_threaded import refuse_technique
 from threadsurgeon.surgery.interrupt import RAISE, refuse_shadow_stack
 from threadsurgeon.surgery.return_chain import Chain, Pieces, find_pieces
 from threadsurgeon.surgery.safe_moment import Danger, SafetyRules, is_libc
@@ -84,7 +84,7 @@ def survey(target: Target, interpreter: Interpreter) -> Site:
         NoSuchProcess: the process ended.
     """
     runtime = target.runtime
-    refuse_technique(runtime, "cut")
+    refuse_technique(target, "cut")
     code_map = CodeMap(iterate_images(target.pid))
     eval_loop = find_eval_loop(target.memory, runtime, code_map)
     if not eval_loop.parts:

@@ -10,12 +10,11 @@ from threadsurgeon.cpython.held_locks import read_holdings
 from threadsurgeon.cpython.threads import read_finalizing
 from threadsurgeon.errors import Refused, TargetBusy
 from threadsurgeon.inventory import Sighting, Target
-from threadsurgeon.linux.mappings import uses_musl
 from threadsurgeon.linux.memory import BadAddress
 from threadsurgeon.linux.process import SystemCall, read_status, read_system_call, read_thread_status
 from threadsurgeon.model.operations import Plan
 from threadsurgeon.model.threads import Thread
-from threadsurgeon.surgery.free_threaded import is_allowed, refuse_unproven_version
+from threadsurgeon.surgery.builds import is_allowed, refuse_unproven_version
 from threadsurgeon.surgery.ladder import HARD, RUNGS, Policy
 from threadsurgeon.surgery.main_thread import check_handles_interrupt
 
@@ -91,8 +90,6 @@ def examine(
     if thread.main:
         check_handles_interrupt(target.pid)
     refuse_unproven_version(target.runtime)
-    if uses_musl(target.pid):
-        raise Refused(f"process {target.pid} runs with musl as its C library: operating is known to work with glibc only")
     if target.runtime.problem is not None:
         raise Refused(target.runtime.problem)
     refuse_shutdown(target)
@@ -135,7 +132,7 @@ def make_plan(examination: Examination, policy: Policy) -> Plan:
     techniques = list(examination.techniques)
     if policy.climb and not thread.main:
         harder = HARD if policy.force else [technique for technique in HARD if technique != "terminate"]
-        techniques += [technique for technique in harder if is_allowed(examination.target.runtime, technique)]
+        techniques += [technique for technique in harder if is_allowed(examination.target, technique)]
     rungs = tuple(RUNGS[technique] for technique in techniques)
     assert thread.ident is not None
     return Plan(

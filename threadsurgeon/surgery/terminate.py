@@ -28,8 +28,8 @@ from threadsurgeon.inventory import Target
 from threadsurgeon.linux.mappings import iterate_images, list_mapped_files
 from threadsurgeon.linux.process import SystemCall, read_status, read_system_call, read_task
 from threadsurgeon.linux.restarted import find_restarted
+from threadsurgeon.surgery.builds import refuse_technique
 from threadsurgeon.surgery.exit_chain import ExitChain, find_store_piece
-from threadsurgeon.surgery.free_threaded import refuse_technique
 from threadsurgeon.surgery.interrupt import refuse_shadow_stack
 from threadsurgeon.surgery.plan import Examination
 from threadsurgeon.surgery.return_chain import find_pieces
@@ -78,6 +78,7 @@ def terminate_native(
         Refused: it is the main thread, has Python after all, or was not at a place where it can be dropped in that time.
         Otherwise as ``raise_async``.
     """
+    refuse_technique(target, "terminate")
     task = read_task(target.pid, tid)
     if tid == target.pid:
         raise Refused(f"thread {tid} is the main thread of process {target.pid}")
@@ -110,13 +111,13 @@ def terminate(
     Leaves behind: held locks, references of all its frames, its entry in ``threading._active``.
 
     Raises:
-        Refused: it was not at a place where it can be dropped in that time, is in a sub-interpreter, or the build is
-            free-threaded.
+        Refused: it was not at a place where it can be dropped in that time, is in a sub-interpreter, or the build or the C
+            library does not allow it.
         UnsupportedPython: a function that we need is not there.
         Otherwise as ``raise_async``.
     """
     target, state = examination.target, examination.sighting.state
-    refuse_technique(target.runtime, "terminate")
+    refuse_technique(target, "terminate")
     refuse_shadow_stack(victim)
     if state.interpreter.id != 0:
         raise Refused(f"thread {victim.tid} is in a sub-interpreter")
