@@ -40,7 +40,6 @@ from threadsurgeon.linux.process import (
     Status,
     Task,
     iterate_tasks,
-    list_tids,
     read_status,
     read_task,
 )
@@ -118,7 +117,7 @@ class Target:
         cpu_shares = CpuShares(self.pid)
         interpreters, states, tids = self._list_states()
         stacks = self._interior.read_stacks(states)
-        cpu_shares.watch(list_tids(self.pid))
+        cpu_shares.watch()
         by_tid = choose_states(states, tids, stacks)
         main_ident = read_main_ident(self.memory, self.runtime)
         holders = self._interior.find_holders(interpreters)

@@ -39,6 +39,7 @@ def clock(monkeypatch):
     fake = Clock()
     monkeypatch.setattr(cpu_shares.time, "monotonic", lambda: fake.now)
     monkeypatch.setattr(cpu_shares.time, "sleep", fake.sleep)
+    monkeypatch.setattr(cpu_shares, "list_tids", lambda pid: [1])
     monkeypatch.setattr(cpu_shares, "read_process_cpu_time", lambda pid: fake.used)
     monkeypatch.setattr(cpu_shares, "read_cpu_time", lambda pid, tid: fake.used)
     return fake
@@ -52,7 +53,7 @@ def test_busy_process_is_measured():
         def spins():
             shares = CpuShares(process.pid)
             time.sleep(0.02)  # work
-            shares.watch([process.pid])
+            shares.watch()
             return (shares.finish([process.pid])[process.pid] or 0) > 5
 
         wait_until(spins)  # on a busy machine it does not always get a processor
@@ -68,7 +69,7 @@ def test_threads_of_an_idle_process_are_not_asked(asked):
 def _is_idle(pid, asked):
     asked.clear()
     shares = CpuShares(pid)
-    shares.watch([pid])
+    shares.watch()
     return shares.finish([pid]) == {pid: 0.0} and not asked
 
 
@@ -88,7 +89,7 @@ def test_work_done_meanwhile_need_not_be_waited_for(clock, work, end):
     clock.per_second = 0.5
     shares = CpuShares(1)
     clock.used += 0.001
-    shares.watch([1])
+    shares.watch()
     clock.sleep(work)
 
     assert shares.finish([1, 2]) == {1: 50.0, 2: None}
@@ -98,7 +99,7 @@ def test_work_done_meanwhile_need_not_be_waited_for(clock, work, end):
 def test_process_that_becomes_busy_late_is_measured(clock):
     """It was idle when the threads were listed."""
     shares = CpuShares(1)
-    shares.watch([1])
+    shares.watch()
     clock.per_second = 0.5
     clock.sleep(0.01)
 

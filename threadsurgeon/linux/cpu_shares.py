@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from threadsurgeon.linux.process import read_cpu_time, read_process_cpu_time
+from threadsurgeon.linux.process import list_tids, read_cpu_time, read_process_cpu_time
 
 # Shares are measured over at least this long: the kernel accounts a running thread's time at each tick of 1 to 10 ms.
 CPU_SECONDS = 0.05
@@ -22,10 +22,14 @@ class CpuShares:
         self._before = read_process_cpu_time(pid)
         self._clock: CpuClock | None = None
 
-    def watch(self, tids: Sequence[int]) -> None:
-        """Begin to measure each thread, if the process may be busy. What is done from now on need not be waited for later."""
+    def watch(self) -> None:
+        """Begin to measure each thread, if the process may be busy. What is done from now on need not be waited for later.
+
+        Raises:
+            NoSuchProcess: it ended.
+        """
         if self._until_idle() > 0:
-            self._clock = CpuClock(self._pid, tids)
+            self._clock = CpuClock(self._pid, list_tids(self._pid))
 
     def finish(self, tids: Sequence[int]) -> dict[int, float | None]:
         """Return the percentage of one CPU by TID, None for a thread that is too new; waits until it can be told."""
