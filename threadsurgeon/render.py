@@ -128,10 +128,9 @@ def print_native_stack(console: Console, stack: NativeStack) -> None:
 
 
 def _print_thread_facts(console: Console, thread: Thread) -> None:
-    notes = " ".join(_notes(thread))
-    console.print(
-        f"[bold]thread {thread.tid}[/] {_plain(_name(thread))}: {_state(thread)}" + (f", {notes}" if notes else "")
-    )
+    facts = [_state(thread) if thread.state else "", " ".join(_notes(thread))]  # a core tells no state
+    known = ", ".join(filter(None, facts))
+    console.print(f"[bold]thread {thread.tid}[/] {_plain(_name(thread))}{f': {known}' if known else ''}")
     if thread.waits_for:
         console.print(f"    [cyan]{_plain(thread.waits_for.text)}[/]", soft_wrap=True)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import struct
 import subprocess
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from tests.integration.test_list import printable, run
 from tests.zoo.behaviours import Behaviour
 from tests.zoo.patient import patient
 from tests.zoo.pythons import Python
-from tests.zoo.victim import Victim
+from tests.zoo.victim import Victim, waiting
 from threadsurgeon.errors import NotPython, ThreadsurgeonError, UnreadableCore
 from threadsurgeon.model.threads import Listing
 
@@ -68,6 +69,47 @@ def test_core_agrees_with_what_the_process_said(
     assert [thread.tid for thread in listing.threads if thread.main] == [victim.pid]
     if behaviour.freezes:
         assert listing.gil_holder == victim.tid
+
+
+ABORTING = """
+import os, resource, signal, threading, time
+def wait():
+    time.sleep(1000)
+resource.setrlimit(resource.RLIMIT_CORE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+threads = [threading.Thread(target=wait, daemon=True, name="waits %d" % number) for number in range(3)]
+for thread in threads:
+    thread.start()
+os.write(1, b"ready")
+os.read(0, 1)
+os.kill(os.getpid(), signal.SIGABRT)
+"""
+
+
+def test_core_that_the_kernel_wrote(python: Python, tmp_path: Path) -> None:
+    """Of a process that was aborted: every thread with its whole stack, whatever gcore leaves out of them."""
+    pattern = Path("/proc/sys/kernel/core_pattern").read_text()
+    if pattern.startswith("|") or "/" in pattern:
+        pytest.skip("cores go elsewhere on this machine")
+    command, pipe = [python.command, "-c", ABORTING], subprocess.PIPE
+    with subprocess.Popen(command, cwd=tmp_path, stdin=pipe, stdout=pipe) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(5) == b"ready"
+        for _ in waiting("its threads sleep"):
+            waits = [thread.waits_for for thread in threadsurgeon.list_threads(process.pid).threads]
+            if sum(wait is not None and wait.kind == "sleep" for wait in waits) == 3:
+                break
+        process.communicate(b"\n", timeout=30)
+        if not (cores := list(tmp_path.glob("core*"))):
+            pytest.skip("the kernel wrote no core: its size may be limited")
+        listing = threadsurgeon.list_core(str(cores[0]))
+
+        assert process.returncode == -signal.SIGABRT
+        assert listing.pid == process.pid
+        assert listing.warnings == ()
+        stacks = {thread.name: [frame.function.rpartition(".")[2] for frame in thread.frames] for thread in listing.threads}
+        expected = ["wait", "run", "_bootstrap_inner", "_bootstrap"]
+        assert stacks == {"MainThread": ["<module>"], **{f"waits {number}": expected for number in range(3)}}
+    shutil.rmtree(tmp_path, ignore_errors=True)
 
 
 @pytest.mark.behaviours("native_thread", "subinterpreter")
