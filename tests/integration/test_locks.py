@@ -45,7 +45,7 @@ EVERYTHING = (
     START
     + """
 import contextlib, queue
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 first, second = threading.Lock(), threading.Lock()
 both = threading.Barrier(2)
 def forward():
@@ -159,6 +159,8 @@ start("all done", full.join)
 start("simple", queue.SimpleQueue().get)
 start("semaphore", threading.Semaphore(0).acquire)
 start("event", threading.Event().wait)
+start("barrier", threading.Barrier(2).wait)
+start("future", Future().result)
 one_at_a_time = threading.BoundedSemaphore(1)
 def serve():
     with one_at_a_time:
@@ -200,6 +202,8 @@ EDGES = {
     ("simple", None, "SimpleQueue"),
     ("semaphore", None, "Semaphore"),
     ("event", None, "Event"),
+    ("barrier", None, "Barrier"),
+    ("future", None, "Future"),
     ("be served", "serve", "Semaphore"),
 }
 DEADLOCKS = [{"backward", "forward"}, {"ring 0", "ring 1", "ring 2"}, {"itself"}, {"left", "right"}]

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from threadsurgeon.cpython.blocks import BlockReader
 from threadsurgeon.cpython.frames import TAG_MASK, RawFrame
-from threadsurgeon.cpython.lock_objects import LockReader, LockState
+from threadsurgeon.cpython.lock_objects import LockReader, LockState, TypeName
 from threadsurgeon.cpython.objects import POINTER, ObjectReader
 from threadsurgeon.cpython.reading import Walk
 from threadsurgeon.cpython.runtime import Runtime
@@ -22,6 +22,7 @@ from threadsurgeon.model.threads import Frame
 
 SIMPLE_QUEUE = "_queue.SimpleQueue"
 MODULE_LOCK = "_frozen_importlib._ModuleLock"
+CELL = "cell"
 # Types whose methods end in waiting for a lock, and the files of those methods.
 WAITABLE = (
     "threading.Condition",
@@ -91,8 +92,7 @@ class LockWaitReader:
             if not frame.file.endswith(WAITING_FILES):
                 break
             try:
-                (itself,) = yield from self._read_words(place.address + self._locals_offset, 1)
-                type_name = yield from self.locks.read_type_of(itself)
+                itself, type_name = yield from self._read_self(place)
             except BadAddress:
                 break
             name = next((name for name in WAITABLE if type_name.find(name) is not None), None)
@@ -100,6 +100,26 @@ class LockWaitReader:
                 break
             methods.append(Method(frame.function.rpartition(".")[2], name, itself))
         return tuple(methods)
+
+    def _read_self(self, frame: RawFrame) -> Walk[tuple[int, TypeName]]:
+        """Return a method's first argument, and its type.
+
+        If a function within the method uses it, too, as in ``Barrier._wait``, it is in a cell: since 3.11 in its own place,
+        before behind the variables, of which the first is empty then.
+        """
+        (itself,) = yield from self._read_words(frame.address + self._locals_offset, 1)
+        candidates = [itself]
+        if not itself:
+            blocks = yield from self._blocks.read_blocks(frame)
+            candidates = yield from self._read_words(blocks.locals_address, blocks.locals_count)
+        for address in filter(None, candidates):
+            type_name = yield from self.locks.read_type_of(address)
+            if type_name.name == CELL:
+                content = yield from self.objects.read_pointer(address + self._layout.pyobject.size)
+                return content, (yield from self.locks.read_type_of(content))
+            if itself:
+                return itself, type_name
+        raise BadAddress(frame.address, POINTER)
 
     def _find_lock(self, futex: int, raw: Sequence[RawFrame]) -> Walk[tuple[int, int, str, LockState | None]]:
         """Return (native, address, type name, state) of the lock."""
