@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from threadsurgeon.errors import UnreadableTarget
 from threadsurgeon.inventory import Target
 from threadsurgeon.linux.memory import BadAddress
 from threadsurgeon.locks.look import LockWaits, find_lock_waits
@@ -23,7 +24,7 @@ def name_locks(target: Target, threads: Sequence[Thread]) -> tuple[Thread, ...]:
     if any(thread.waits_for is not None and thread.waits_for.is_for_lock for thread in threads):
         try:
             found = find_lock_waits(target)
-        except BadAddress:  # structures that changed under every try: what is known without them is still true
+        except (BadAddress, UnreadableTarget):  # it changed under every try; what is known without is still true
             return tuple(threads)
         threads = [_name_lock(thread, found) for thread in threads]
     return tuple(threads)
