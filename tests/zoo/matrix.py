@@ -110,7 +110,8 @@ def surroundings() -> str:
     """Say what the table was made with: it is an observation, not a promise."""
     gdb = subprocess.run(["gdb", "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
     version = "{}.{}.{}".format(*sys.version_info[:3])
-    return f"Made with {gdb}, our own code on Python {version}, Linux x86-64. Names: version, `d` = debug build, origin.\n"
+    names = "Names: version, `d` = debug build, `t` = free-threaded, origin."
+    return f"Made with {gdb}, our own code on Python {version}, Linux x86-64. {names}\n"
 
 
 def main() -> None:
