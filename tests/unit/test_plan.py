@@ -6,12 +6,12 @@ from tests.unit.examples import replace
 from tests.unit.fake_target import GIL, RUNTIME, FakeTarget, sighting, status
 from threadsurgeon.cpython.held_locks import HeldLock, Holdings, WithBlock
 from threadsurgeon.errors import NoSuchThread, Refused, TargetBusy
-from threadsurgeon.linux.process import SystemCall
+from threadsurgeon.linux.process import FUTEX, SystemCall
 from threadsurgeon.model.threads import Frame
 from threadsurgeon.surgery import builds, plan
 from threadsurgeon.surgery.builds import refuse_technique
 from threadsurgeon.surgery.ladder import Policy
-from threadsurgeon.surgery.plan import FUTEX, Doing, examine, find_doing, find_hazards, make_plan
+from threadsurgeon.surgery.plan import Doing, examine, find_doing, find_hazards, make_plan
 
 NOTHING_HELD = Holdings((), (), (), False, True)
 

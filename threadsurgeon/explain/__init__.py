@@ -12,9 +12,10 @@ from typing import NamedTuple
 from threadsurgeon.errors import NoSuchProcess, NoSuchThread
 from threadsurgeon.explain.arguments import ReadAhead, seconds_left
 from threadsurgeon.explain.python_waits import explain_frames
-from threadsurgeon.explain.system_calls import FUTEX, Reason, Surroundings, explain_call, find_times
+from threadsurgeon.explain.system_calls import Reason, Surroundings, explain_call, find_times
 from threadsurgeon.linux.memory import Memory
 from threadsurgeon.linux.process import (
+    FUTEX,
     OUTSIDE,
     Status,
     SystemCall,
@@ -83,13 +84,13 @@ def _is_told_by_stack(subject: Subject, call: SystemCall, gil_size: int) -> bool
     """Say whether nothing but its stack tells what a thread waits for: a lock, other than the GIL, and without a timeout."""
     if call.number != FUTEX or not subject.frames or subject.task.state == "D":
         return False
-    address, _, _, timeout, _, _ = call.arguments
-    return not timeout and not subject.gil <= address < subject.gil + gil_size
+    timeout = call.arguments[3]
+    return not timeout and not call.is_futex_in(subject.gil, gil_size)
 
 
 def _explain(around: Surroundings, subject: Subject, call: SystemCall, gil_size: int) -> Reason:
     # take_gil() waits on the condition variable inside struct _gil_runtime_state, of which the kernel sees the futex word.
-    if call.number == FUTEX and subject.gil <= call.arguments[0] < subject.gil + gil_size:
+    if call.is_futex_in(subject.gil, gil_size):
         return Reason("gil", "waiting for the GIL")
     if call.number == OUTSIDE:
         reason = Reason("page-fault", "waiting for memory to be brought in (page fault)")

@@ -23,14 +23,14 @@ from threadsurgeon.explain.arguments import (
     signed,
 )
 from threadsurgeon.linux.memory import BadAddress, Memory
-from threadsurgeon.linux.process import Status, SystemCall, describe_process, read_link
+from threadsurgeon.linux.process import FUTEX, Status, SystemCall, describe_process, read_link
 from threadsurgeon.linux.restarted import RESTART
 
 if TYPE_CHECKING:
     from threadsurgeon.linux.descriptors import Descriptors
 
 NAMED = 3  # of many descriptors, these are named
-FUTEX, FUTEX_PRIVATE, FUTEX_REALTIME = 202, 128, 256
+FUTEX_PRIVATE, FUTEX_REALTIME = 128, 256
 FUTEX_WAIT, FUTEX_LOCK_PI, FUTEX_LOCK_PI2 = 0, 6, 13
 TIMER_ABSTIME = 1
 F_SETLKW, F_OFD_SETLKW = 7, 38

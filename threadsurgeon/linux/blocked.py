@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from threadsurgeon.errors import NoSuchThread
-from threadsurgeon.linux.process import SystemCall, read_cpu_time, read_system_call
+from threadsurgeon.linux.process import FUTEX, SystemCall, read_cpu_time, read_system_call
 
-FUTEX = 202  # arch/x86/entry/syscalls/syscall_64.tbl
 COMMAND = 0x7F  # without FUTEX_PRIVATE_FLAG and FUTEX_CLOCK_REALTIME
 # FUTEX_WAIT, FUTEX_LOCK_PI, FUTEX_WAIT_BITSET, FUTEX_LOCK_PI2 (include/uapi/linux/futex.h)
 WAITS = frozenset({0, 6, 9, 13})

@@ -65,6 +65,7 @@ class Status(NamedTuple):
 
 
 OUTSIDE = -1
+FUTEX = 202  # arch/x86/entry/syscalls/syscall_64.tbl
 
 
 class SystemCall(NamedTuple):
@@ -77,6 +78,10 @@ class SystemCall(NamedTuple):
     arguments: tuple[int, ...]
     stack_pointer: int
     program_counter: int
+
+    def is_futex_in(self, start: int, size: int) -> bool:
+        """Whether it waits for a futex in that range: take_gil() for one in the GIL, which is larger than that one word."""
+        return self.number == FUTEX and start <= self.arguments[0] < start + size
 
 
 def read_file(path: str, size: int = 16384, *, folder: int | None = None) -> bytes:

@@ -18,8 +18,6 @@ from threadsurgeon.surgery.builds import is_allowed, refuse_unproven_version
 from threadsurgeon.surgery.ladder import HARD, RUNGS, Policy
 from threadsurgeon.surgery.main_thread import check_handles_interrupt
 
-FUTEX = 202  # x86-64
-
 
 class Doing(str, Enum):
     """What a thread is in, as the kernel shows it."""
@@ -66,7 +64,7 @@ def find_doing(target: Target, sighting: Sighting) -> Doing:
 def _is_gil_wait(target: Target, sighting: Sighting, call: SystemCall) -> bool:
     # take_gil() waits on the condition variable inside struct _gil_runtime_state, of which the kernel sees the futex word.
     gil = sighting.state.interpreter.gil
-    return call.number == FUTEX and gil <= call.arguments[0] < gil + target.runtime.layout.gil_runtime_state.size
+    return call.is_futex_in(gil, target.runtime.layout.gil_runtime_state.size)
 
 
 def examine(

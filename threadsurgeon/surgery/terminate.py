@@ -26,7 +26,7 @@ from threadsurgeon.debugger.terminate import Place, WayOut
 from threadsurgeon.errors import NativeThread, Refused
 from threadsurgeon.inventory import Target
 from threadsurgeon.linux.mappings import iterate_images, list_mapped_files
-from threadsurgeon.linux.process import SystemCall, read_status, read_system_call, read_task
+from threadsurgeon.linux.process import FUTEX, SystemCall, read_status, read_system_call, read_task
 from threadsurgeon.linux.restarted import find_restarted
 from threadsurgeon.surgery.builds import refuse_technique
 from threadsurgeon.surgery.exit_chain import ExitChain, find_store_piece
@@ -36,7 +36,6 @@ from threadsurgeon.surgery.return_chain import find_pieces
 from threadsurgeon.surgery.technique import Applied, Effect, Victim
 
 POLL_SECONDS = 0.005
-FUTEX = 202  # x86-64
 SYSCALL_SIZE = 2
 
 # x86-64: poll, select, pause, nanosleep, accept, recvfrom, recvmsg, wait4, semop, msgrcv, flock, rt_sigtimedwait,
