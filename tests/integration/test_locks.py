@@ -249,14 +249,15 @@ def test_listing_and_stack_name_the_lock_and_its_holder(python: Python) -> None:
             if kind in ("Lock", "RLock", "Thread"):
                 assert (tids[waiter], wait.holder, wait.lock) in found
             if kind in ("Lock", "RLock"):
-                assert f"{kind} {wait.lock:#x}" in wait.detail
+                assert f" {kind} " in wait.detail
+                assert wait.detail.endswith(f", at {wait.lock:#x}")
         assert one is not None
         assert one.detail == listed["behind"].waits_for.detail == (
-            f"waiting for Lock {one.lock:#x}, held by thread {tids['forward']} (forward)"
+            f"waiting for a Lock held by {tids['forward']} (forward), at {one.lock:#x}"
         )
-        assert listed["left"].waits_for.detail == f"waiting for thread {tids['right']} (right) to end"
-        assert listed["itself"].waits_for.detail.endswith(", held by itself")
-        assert listed["lost"].waits_for.detail.endswith(", which nobody is seen to hold")
+        assert listed["left"].waits_for.detail == f"waiting for {tids['right']} (right) to end"
+        assert listed["itself"].waits_for.detail.startswith("waiting for a Lock held by itself")
+        assert listed["lost"].waits_for.detail.startswith("waiting for a Lock that nobody is seen to hold")
         assert_lives_on(victim)
 
 

@@ -46,17 +46,18 @@ def _name_lock(thread: Thread, found: LockWaits) -> Thread:
 
 
 def _describe(wait: Wait, lock: Lock, edge: Edge | None, found: LockWaits) -> str:
-    """Return the wait in words."""
+    """Return the wait in words, the holder before the address: a table may have no room for both."""
     holder = edge.holder if edge is not None else None
     thread = found.threads.get(holder) if holder is not None else None
-    who = f"{holder} ({thread.name})" if thread is not None and thread.name else str(holder)
+    who = f"{holder} ({thread.name})" if thread is not None and thread.name else f"thread {holder}"
     if lock.kind == "Thread":
-        return f"waiting for thread {who} to end" if holder is not None else wait.detail
-    names = {"import": f"the import of {lock.detail}", "mutex": "a mutex of C code"}
-    what = names.get(lock.kind, f"{lock.kind} {lock.address:#x}")
+        return f"waiting for {who} to end" if holder is not None else wait.detail
+    names = {"import": f"the import of {lock.detail}", "mutex": "a mutex of C code", "RLock": "an RLock"}
+    what = names.get(lock.kind, f"a {lock.kind}")
     if not wait.detail.endswith((" a lock", " a semaphore", " import")):  # it says more, such as whose lock that is
-        what = f"{wait.detail.removeprefix('waiting for ')} ({what})"
+        what = wait.detail.removeprefix("waiting for ")
     if edge is not None:
-        by = "itself" if holder == edge.waiter else f"thread {who}"
-        return f"waiting for {what}, {'' if edge.proven else 'probably '}held by {by}"
-    return f"waiting for {what}, {lock.note if lock.note.startswith('held') else 'which nobody is seen to hold'}"
+        held = f"{'' if edge.proven else 'probably '}held by {'itself' if holder == edge.waiter else who}"
+    else:
+        held = lock.note if lock.note.startswith("held") else "that nobody is seen to hold"
+    return f"waiting for {what} {held}" + ("" if lock.kind == "import" else f", at {lock.address:#x}")
