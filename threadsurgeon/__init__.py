@@ -58,7 +58,7 @@ def list_threads(pid: int) -> Listing:
 
     target = Target(pid)
     listing = target.list_threads()
-    if len(listing.threads) > MAX_NAMED_LOCKS or not any(t.waits_for and t.waits_for.is_for_lock for t in listing.threads):
+    if len(listing.threads) > MAX_NAMED_LOCKS or not any(thread.waits_for_lock for thread in listing.threads):
         return listing
     from threadsurgeon.locks.naming import name_locks
 
@@ -92,7 +92,7 @@ def find_thread(tid: int | str, *, pid: int | None = None, core: str | None = No
     pid, tid = select_thread(pid, str(tid))
     target = Target(pid)
     thread = target.see(tid).thread
-    if thread.waits_for is None or not thread.waits_for.is_for_lock:
+    if not thread.waits_for_lock:
         return thread
     from threadsurgeon.locks.naming import name_locks
 

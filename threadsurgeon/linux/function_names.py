@@ -32,6 +32,7 @@ class FunctionNames:
         self._code_map = code_map
         self._memory = memory
         self._names: dict[int, dict[int, str]] = {}
+        self._local: dict[tuple[int, int], str | None] = {}
         self._sorted: dict[int, list[int]] = {}
 
     def of_image(self, image: Image) -> dict[int, str]:
@@ -44,6 +45,10 @@ class FunctionNames:
 
     def find(self, code: Code) -> str | None:
         """Return the name of a stretch of code; of one that is not exported where the file was not stripped."""
+        return self.find_exported(code) or self._find_local(code)
+
+    def find_exported(self, code: Code) -> str | None:
+        """Return the exported name of a stretch of code."""
         names = self.of_image(code.image)
         name = names.get(code.fde.start)
         if name is None:  # assembler may have one unwind entry for a function that begins a little later
@@ -51,7 +56,13 @@ class FunctionNames:
             index = bisect_left(addresses, code.fde.start)
             if index < len(addresses) and addresses[index] < code.fde.end:
                 name = names[addresses[index]]
-        return name or code.image.elf.local_function(code.fde.start)
+        return name
+
+    def _find_local(self, code: Code) -> str | None:
+        key = code.image.file.start, code.fde.start
+        if key not in self._local:  # a table of symbols may be large, and a thread may stand still meanwhile
+            self._local[key] = code.image.elf.local_function(code.fde.start)
+        return self._local[key]
 
     def helpers(self, image: Image, functions: Iterable[str], depth: int) -> set[int]:
         """Return where the functions begin that are not exported, and that these exported ones call or jump to; and so on.

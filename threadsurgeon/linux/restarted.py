@@ -7,8 +7,9 @@ from threadsurgeon.linux.process import SystemCall, read_kernel_function
 
 # restart_syscall(2): what the kernel shows, from then on, of calls with a timeout. It keeps what is left of that to itself.
 RESTART = 219  # x86-64
-# Of the few calls that it may stand for, where they wait in the kernel: poll (fs/select.c), futex (kernel/futex/).
-_WAITS = {"poll": 7, "futex": 202}
+# Of the few calls that it may stand for, where they wait in the kernel: poll (fs/select.c), futex (kernel/futex/), and
+# clock_nanosleep (kernel/time/hrtimer.c), which some kernels do not name there.
+_WAITS = {"poll": 7, "futex": 202, "nanosleep": 230}
 
 
 def find_restarted(pid: int, tid: int, memory: Memory, call: SystemCall) -> SystemCall:

@@ -21,7 +21,7 @@ def name_locks(target: Target, threads: Sequence[Thread]) -> tuple[Thread, ...]:
     Raises:
         NoSuchProcess: it ended meanwhile.
     """
-    if any(thread.waits_for is not None and thread.waits_for.is_for_lock for thread in threads):
+    if any(thread.waits_for_lock for thread in threads):
         try:
             found = find_lock_waits(target)
         except (BadAddress, UnreadableTarget):  # it changed under every try; what is known without is still true

@@ -38,11 +38,6 @@ class Wait(NamedTuple):
     proven: bool | None = None
 
     @property
-    def is_for_lock(self) -> bool:
-        """Whether it ends by what another thread does, and no other but that one."""
-        return self.kind in _LOCKS
-
-    @property
     def text(self) -> str:
         """The whole in words: ``sleeping, 59 of 60 s left``."""
         waited, left = self.seconds, self.remaining_seconds
@@ -98,6 +93,11 @@ class Thread(NamedTuple):
     pool_worker: bool = False
     frames: tuple[Frame, ...] = ()
     waits_for: Wait | None = None
+
+    @property
+    def waits_for_lock(self) -> bool:
+        """Whether it is a Python thread whose wait ends by what another thread does, and no other but that one."""
+        return self.python and self.waits_for is not None and self.waits_for.kind in _LOCKS
 
     @property
     def activity(self) -> str | None:

@@ -46,8 +46,16 @@ def refuse_technique(target: Target, technique: str) -> None:
 
     Raises:
         Refused: it would.
+        NoSuchProcess: the process ended.
     """
     reason = _find_reason(target, technique)
+    if reason is not None:
+        raise Refused(reason)
+
+
+def refuse_musl(target: Target, technique: str) -> None:
+    """Refuse what musl does not allow, also of threads that have nothing to do with Python; errors as above."""
+    reason = _find_reason_of_musl(target, technique)
     if reason is not None:
         raise Refused(reason)
 
@@ -55,6 +63,10 @@ def refuse_technique(target: Target, technique: str) -> None:
 def _find_reason(target: Target, technique: str) -> str | None:
     if target.runtime.layout.free_threaded and technique in WITHOUT_GIL:
         return f"CPython {target.runtime.version} is a free-threaded build: {WITHOUT_GIL[technique]}"
+    return _find_reason_of_musl(target, technique)
+
+
+def _find_reason_of_musl(target: Target, technique: str) -> str | None:
     if technique in WITH_MUSL and uses_musl(target.pid):
         return f"process {target.pid} runs with musl as its C library: {WITH_MUSL[technique]}"
     return None

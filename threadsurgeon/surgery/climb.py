@@ -73,6 +73,8 @@ class Climb:
         except Refused as error:  # nobody needs to be asked
             self.obstacle = f"{name} was refused: {error}"
             return verdict
+        except NoSuchProcess:
+            return Verdict(Outcome.TARGET_DIED, None, delivered=True)
         if not self._policy.confirm(RUNGS[name]):
             self.obstacle = f"{name} was not confirmed (to say yes beforehand: --yes)"
             return verdict

@@ -9,6 +9,7 @@ from threadsurgeon.errors import NativeThread, NoSuchThread, Refused
 from threadsurgeon.inventory import Target
 from threadsurgeon.linux.process import is_alive, read_task
 from threadsurgeon.model.operations import Attempt, Outcome, Plan, Report
+from threadsurgeon.surgery.builds import refuse_musl
 from threadsurgeon.surgery.ladder import RUNGS, Policy
 from threadsurgeon.surgery.plan import refuse_shutdown
 from threadsurgeon.surgery.terminate import terminate_native
@@ -38,10 +39,11 @@ class NativeOperation:
         """Look at the thread. Nothing is touched yet.
 
         Raises:
-            Refused: the process ends anyway.
+            Refused: the process ends anyway, or its C library does not allow it.
         """
         self._began = time.monotonic()
         refuse_shutdown(target)
+        refuse_musl(target, RUNG.technique)
         self.target = target
         self._policy = policy
         self._task = read_task(target.pid, tid)

@@ -193,12 +193,13 @@ class SafetyRules:
                 return "a change of a container"
             if frame.code.start in self._copies:
                 return _COPY
-        name = self._names.find(frame.code)
+        name = self._names.find_exported(frame.code)
         if name is not None:
             for what, pattern in self._anywhere.items():
                 if pattern.match(name):
                     return f"{what} ({name})"
         if frame.code.image.file.start == self._interpreter.file.start:
+            name = self._names.find(frame.code)
             if name is not None:
                 for what, pattern in self._python.items():
                     if pattern.fullmatch(name):

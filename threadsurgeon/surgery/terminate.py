@@ -28,7 +28,7 @@ from threadsurgeon.inventory import Target
 from threadsurgeon.linux.mappings import iterate_images, list_mapped_files
 from threadsurgeon.linux.process import FUTEX, SystemCall, read_status, read_system_call, read_task
 from threadsurgeon.linux.restarted import find_restarted
-from threadsurgeon.surgery.builds import refuse_technique
+from threadsurgeon.surgery.builds import refuse_musl, refuse_technique
 from threadsurgeon.surgery.exit_chain import ExitChain, find_store_piece
 from threadsurgeon.surgery.interrupt import refuse_shadow_stack
 from threadsurgeon.surgery.plan import Examination
@@ -77,7 +77,7 @@ def terminate_native(
         Refused: it is the main thread, has Python after all, or was not at a place where it can be dropped in that time.
         Otherwise as ``raise_async``.
     """
-    refuse_technique(target, "terminate")
+    refuse_musl(target, "terminate")
     task = read_task(target.pid, tid)
     if tid == target.pid:
         raise Refused(f"thread {tid} is the main thread of process {target.pid}")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from threading import Lock
 
 import threadsurgeon
 from threadsurgeon.errors import NoSuchThread
@@ -28,17 +29,20 @@ class Process:
     def __init__(self, pid: int) -> None:
         self.pid = pid
         self._target = Target(pid)
+        self._one_at_a_time = Lock()  # its reads share a buffer, and views look in threads of their own
         self._names_locks = False
 
     def list_threads(self) -> Listing:
         """Return every thread; errors as ``threadsurgeon.list_threads``."""
-        listing = self._target.list_threads()
-        self._names_locks = len(listing.threads) <= threadsurgeon.MAX_NAMED_LOCKS
-        return listing._replace(threads=name_locks(self._target, listing.threads)) if self._names_locks else listing
+        with self._one_at_a_time:
+            listing = self._target.list_threads()
+            self._names_locks = len(listing.threads) <= threadsurgeon.MAX_NAMED_LOCKS
+            return listing._replace(threads=name_locks(self._target, listing.threads)) if self._names_locks else listing
 
     def sample_gil(self) -> list[int]:
         """Return who holds a GIL at this moment, as TIDs that the process itself sees."""
-        return self._target.sample_gil()
+        with self._one_at_a_time:
+            return self._target.sample_gil()
 
     def find_locks(self) -> WaitGraph:
         """Return who waits for whom; errors as ``threadsurgeon.find_locks``."""
@@ -50,10 +54,11 @@ class Process:
         Raises:
             NoSuchThread: it ended, also where its TID belongs to another thread by now.
         """
-        now = self._target.see(thread.tid).thread
-        if now.start_time != thread.start_time:
-            raise NoSuchThread(f"thread {thread.tid} has ended")
-        return name_locks(self._target, [now])[0] if self._names_locks else now
+        with self._one_at_a_time:
+            now = self._target.see(thread.tid).thread
+            if now.start_time != thread.start_time:
+                raise NoSuchThread(f"thread {thread.tid} has ended")
+            return name_locks(self._target, [now])[0] if self._names_locks else now
 
     def plan(self, command: str, thread: Thread, flags: Sequence[str]) -> Plan:
         """Say what an operation would do; errors as ``threadsurgeon.plan``."""
