@@ -193,6 +193,20 @@ def test_functions_that_are_not_exported_have_their_names_until_they_are_strippe
     assert [address for address in names if stripped.local_function(address)] == []
 
 
+def test_symbol_table_of_nothing_but_one_address_is_given_up(tmp_path, small):
+    """However large it is: the file is the target's."""
+    content, size = bytearray(small[0]), 64 << 20
+    header = struct.pack("<IIQQQQIIQQ", 0, 2, 0, 0, len(content) + 64, size, 0, 0, 8, 24)
+    content[40:48], content[58:62] = struct.pack("<Q", len(content)), struct.pack("<HH", 64, 1)
+    path = tmp_path / "file"
+    path.write_bytes(content + header)
+    os.truncate(path, len(content) + 64 + size)
+    begin = time.process_time()
+
+    assert ElfFile(str(path)).local_function(0) is None
+    assert time.process_time() - begin < 2
+
+
 def test_truncated_files_are_read_as_far_as_they_go(tmp_path, small):
     """Cut anywhere, a file is NotElf or has no such symbol."""
     content, names = small

@@ -20,6 +20,7 @@ SHT_SYMTAB, SHN_UNDEF = 2, 0
 STT_FUNC, STT_GNU_IFUNC = 2, 10
 PAGE = mmap.PAGESIZE
 MAX_NAME = 4096  # mangled names get long; one without an end is none
+MAX_HITS = 1000  # places in a symbol table that look like one address
 
 # What following an offset to outside of the file raises; OverflowError where it does not even fit an index.
 _OUTSIDE = (struct.error, OverflowError)
@@ -155,31 +156,34 @@ class ElfFile:
         Of a copy that the compiler made, as ``sum.part.0``, the name of the function itself.
         """
         try:
-            for table, size, strings in self._symbol_tables:
-                at = table - 1
-                while (at := self._data.find(struct.pack("<Q", address), at + 1, table + size)) >= 0:
-                    if (at - table) % 24 != 8:
-                        continue
-                    name_offset, info, _, section = struct.unpack_from("<IBBH", self._data, at - 8)
-                    if section != SHN_UNDEF and info & 15 in (STT_FUNC, STT_GNU_IFUNC):
-                        end = self._data.find(b"\0", strings + name_offset, strings + name_offset + MAX_NAME)
-                        return self._data[strings + name_offset : end].decode(errors="replace").partition(".")[0] or None
+            table, size, strings = self._symbol_table
+            at = table - 1
+            for _ in range(MAX_HITS):  # a damaged table may hold little else than this address
+                at = self._data.find(struct.pack("<Q", address), at + 1, table + size)
+                if at < 0:
+                    break
+                if (at - table) % 24 != 8:
+                    continue
+                name_offset, info, _, section = struct.unpack_from("<IBBH", self._data, at - 8)
+                if section != SHN_UNDEF and info & 15 in (STT_FUNC, STT_GNU_IFUNC):
+                    start = strings + name_offset
+                    end = self._data.find(b"\0", start, start + MAX_NAME)
+                    return self._data[start : max(start, end)].decode(errors="replace").partition(".")[0] or None
         except _OUTSIDE:
             pass  # a damaged table: as good as none
         return None
 
     @cached_property
-    def _symbol_tables(self) -> list[tuple[int, int, int]]:
-        """Where the file's full symbol tables are, and their strings: (offset, size, offset of the strings)."""
+    def _symbol_table(self) -> tuple[int, int, int]:
+        """Where the file's full symbol table is, and its strings: (offset, size, offset of the strings); zeroes for none."""
         (headers,) = struct.unpack_from("<Q", self._data, 40)
         size, count = struct.unpack_from("<HH", self._data, 58)
-        tables = []
-        for position in range(headers, headers + size * count, size or 1):
-            kind, _, _, offset, length, link = struct.unpack_from("<IQQQQI", self._data, position + 4)
-            if kind == SHT_SYMTAB:
+        for number in range(count):
+            kind, _, _, offset, length, link = struct.unpack_from("<IQQQQI", self._data, headers + number * size + 4)
+            if kind == SHT_SYMTAB:  # of which a file has at most one (System V ABI)
                 (strings,) = struct.unpack_from("<Q", self._data, headers + link * size + 24)
-                tables.append((offset, length, strings))
-        return tables
+                return offset, length, strings
+        return 0, 0, 0
 
     def _count_symbols(self) -> int:
         """Return how many dynamic symbols there are: only the hash tables tell."""
