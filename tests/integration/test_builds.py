@@ -63,7 +63,7 @@ def pythons(request: pytest.FixtureRequest) -> list[Python]:
 
 def nth(found: list[Python], number: int) -> Python:
     if number >= len(found):
-        pytest.skip("no other one found")
+        pytest.skip("fewer such builds are found on this machine")
     return found[number]
 
 

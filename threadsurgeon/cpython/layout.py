@@ -32,8 +32,6 @@ class Fields:
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and vars(other) == vars(self)
 
-    __hash__ = None  # type: ignore[assignment]
-
 
 class RuntimeState(Fields):
     """``_PyRuntimeState``."""

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from threadsurgeon.errors import UnreadableCore
 from threadsurgeon.linux.elf import PAGE, PT_LOAD, PT_NOTE, ElfFile, NotElf, Segment
 from threadsurgeon.linux.mappings import Image, Mapping, choose_mapped_files, unlikeliness
-from threadsurgeon.linux.memory import MAX_READ, BadAddress
+from threadsurgeon.linux.memory import MAX_READ, BadAddress, read_each
 
 ET_CORE, EM_X86_64 = 4, 62
 PN_XNUM = 0xFFFF  # more program headers than fit: their number is in the first section header, elf(5)
@@ -186,13 +186,7 @@ class CoreFile:
 
     def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[bytes | None]:
         """Return the bytes of each (address, size), None for each that cannot be read."""
-        found: list[bytes | None] = []
-        for address, size in ranges:
-            try:
-                found.append(self.read(address, size))
-            except BadAddress:
-                found.append(None)
-        return found
+        return read_each(self, ranges)
 
     def _piece(self, address: int, size: int) -> bytes:
         """Return as many of the bytes as stand together, none where the first is not there."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from threadsurgeon.linux.elf import PAGE
-from threadsurgeon.linux.memory import BadAddress, Memory
+from threadsurgeon.linux.memory import BadAddress, Memory, read_each
 
 RED_ZONE = 128  # below the stack pointer, and still in use: psABI 3.2.2
 MAX_COPY = 1 << 20
@@ -36,13 +36,7 @@ class StackCopy:
 
     def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[bytes | None]:
         """Return the bytes of each (address, size), None for each that is not in the copy."""
-        found: list[bytes | None] = []
-        for address, size in ranges:
-            try:
-                found.append(self.read(address, size))
-            except BadAddress:
-                found.append(None)
-        return found
+        return read_each(self, ranges)
 
 
 def copy_stack(memory: Memory, stack_pointer: int) -> StackCopy:
