@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
-import os
 import shlex
 import subprocess
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
+from . import script
 from .pythons import Python
 from .script import PRELUDE, Script
 
@@ -73,24 +72,6 @@ def build(python: Python, program: Path, *options: str) -> None:
     subprocess.run(["cc", "-w", *options, *sources, *libraries, "-lm", "-lpthread", "-o", str(program)], check=True)
 
 
-@contextlib.contextmanager
-def running(program: Path, **environment: str) -> Iterator[Script]:
+def running(program: Path, **environment: str) -> AbstractContextManager[Script]:
     """Run the program until the block ends."""
-    stderr = program.parent / "stderr"
-    with open(stderr, "wb") as errors:
-        process = subprocess.Popen(
-            [program, CODE],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8", "CPU_SECONDS": "120", **environment},
-        )
-    try:
-        yield Script(process, stderr)
-    finally:
-        process.kill()
-        process.wait(30)
-        for pipe in (process.stdin, process.stdout):
-            assert pipe
-            with contextlib.suppress(BrokenPipeError):
-                pipe.close()
+    return script.running([program, CODE], program.parent, **environment)

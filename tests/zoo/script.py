@@ -9,7 +9,7 @@ import re
 import selectors
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,31 +95,40 @@ class Script:
 
 
 @contextlib.contextmanager
+def running(command: Sequence[str | Path], folder: Path, *, cpu_seconds: int = 120, **environment: str) -> Iterator[Script]:
+    """Run what talks as a script does until the block ends. The kernel ends it after so much CPU time: nobody else may."""
+    stderr = folder / "stderr"
+    with open(stderr, "wb") as errors:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            cwd=folder,
+            env={
+                "PATH": os.environ.get("PATH", os.defpath),
+                "LC_ALL": "C.UTF-8",
+                "CPU_SECONDS": str(cpu_seconds),
+                **environment,
+            },
+        )
+    try:
+        yield Script(process, stderr)
+    finally:
+        process.kill()
+        process.wait(30)
+        for pipe in (process.stdin, process.stdout):
+            assert pipe
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+
+
+@contextlib.contextmanager
 def script(python: Python, code: str, *, cpu_seconds: int = 120, **environment: str) -> Iterator[Script]:
-    """Run the code until the block ends. The kernel ends it after so much CPU time: nobody may be left to do so."""
+    """Run the code until the block ends."""
     with tempfile.TemporaryDirectory(prefix="threadsurgeon-script-", ignore_cleanup_errors=True) as directory:
-        path, stderr = Path(directory, "script.py"), Path(directory, "stderr")
+        path = Path(directory, "script.py")
         path.write_text(PRELUDE + code)
-        with open(stderr, "wb") as errors:
-            process = subprocess.Popen(
-                [python.command, "-B", "-W", "ignore", str(path)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                cwd=directory,
-                env={
-                    "PATH": os.environ.get("PATH", os.defpath),
-                    "LC_ALL": "C.UTF-8",
-                    "CPU_SECONDS": str(cpu_seconds),
-                    **environment,
-                },
-            )
-        try:
-            yield Script(process, stderr)
-        finally:
-            process.kill()
-            process.wait(30)
-            for pipe in (process.stdin, process.stdout):
-                assert pipe
-                with contextlib.suppress(BrokenPipeError):
-                    pipe.close()
+        command = [python.command, "-B", "-W", "ignore", str(path)]
+        with running(command, Path(directory), cpu_seconds=cpu_seconds, **environment) as process:
+            yield process
