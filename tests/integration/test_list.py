@@ -167,6 +167,9 @@ def assert_agrees(listing: Listing, victim: Victim, truth: dict[str, Any]) -> No
         if expected["name"] in PASSING and expected["tid"] not in seen:
             continue  # gone by now
         thread = seen[expected["tid"]]
+        if expected["name"] in PASSING and thread.name is None:  # threading has forgotten it: it is on its way out
+            assert all(frame.function.endswith("_bootstrap") for frame in thread.frames[-1:])
+            continue
         assert thread.python
         assert thread.ident == expected["ident"]
         assert thread.name == printable(expected["name"])
