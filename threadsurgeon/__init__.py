@@ -48,8 +48,13 @@ DEFAULT_TIMEOUT_SECONDS = 5.0
 MAX_NAMED_LOCKS = 1000
 
 
-def list_threads(pid: int) -> Listing:
+def list_threads(pid: int, *, forks: bool = False) -> Listing:
     """Return every OS thread of a CPython process, matched to its Python threads. The process is only looked at.
+
+    Args:
+        pid: the process.
+        forks: of many threads, let a fork of ours read what the kernel says: quicker, and of no effect in a process that has
+            other threads. For callers that do not mind a child for some milliseconds, as the command line.
 
     Raises:
         ThreadsurgeonError: no such process, not CPython, not supported, or not permitted.
@@ -57,7 +62,7 @@ def list_threads(pid: int) -> Listing:
     from threadsurgeon.inventory import Target
 
     target = Target(pid)
-    listing = target.list_threads()
+    listing = target.list_threads(forks=forks)
     if len(listing.threads) > MAX_NAMED_LOCKS or not any(thread.waits_for_lock for thread in listing.threads):
         return listing
     from threadsurgeon.locks.naming import name_locks

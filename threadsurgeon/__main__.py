@@ -41,7 +41,7 @@ def _list_plainly(arguments: list[str]) -> int | None:
     from threadsurgeon.schema import dump_listing
 
     try:
-        text = dump_listing(list_threads(int(pid)))
+        text = dump_listing(list_threads(int(pid), forks=True))
     except (ThreadsurgeonError, OSError):
         gc.enable()
         return None

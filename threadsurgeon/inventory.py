@@ -38,12 +38,15 @@ from threadsurgeon.linux.memory import BadAddress, ProcessMemory
 from threadsurgeon.linux.process import (
     STATES,
     Status,
+    SystemCall,
     Task,
     iterate_tasks,
     read_status,
     read_task,
+    read_wait,
 )
 from threadsurgeon.linux.pthread import find_tid_offset, read_tids
+from threadsurgeon.linux.task_reader import MIN_THREADS, TaskReader
 from threadsurgeon.model.threads import Frame, Listing, Python, Thread, Wait
 
 
@@ -100,32 +103,33 @@ class Target:
         if not same:
             raise NoSuchProcess(f"process {self.pid} ended")
 
-    def list_threads(self) -> Listing:
-        """Return every thread of the process.
+    def list_threads(self, *, forks: bool = False) -> Listing:
+        """Return every thread of the process. ``forks``: a second process of ours may do part of the reading.
 
         Raises:
             NoSuchProcess: it ended meanwhile.
             UnreadableTarget: its structures changed under every try to read them.
         """
         try:
-            return self._list_threads()
+            return self._list_threads(forks)
         except BadAddress as error:
             self.check_is_same()
             raise UnreadableTarget(f"process {self.pid} became another program while it was read: {error}") from None
 
-    def _list_threads(self) -> Listing:
+    def _list_threads(self, forks: bool) -> Listing:
         cpu_shares = CpuShares(self.pid)
         interpreters, states, tids = self._list_states()
-        stacks = self._interior.read_stacks(states)
-        cpu_shares.watch()
-        by_tid = choose_states(states, tids, stacks)
-        main_ident = read_main_ident(self.memory, self.runtime)
-        holders = self._interior.find_holders(interpreters)
-        names = self._interior.read_names(interpreters)
-        tasks = list(iterate_tasks(self.pid))
+        with TaskReader(self.pid, forks=forks and len(states) >= MIN_THREADS) as reader:
+            stacks = self._interior.read_stacks(states)
+            cpu_shares.watch()
+            by_tid = choose_states(states, tids, stacks)
+            main_ident = read_main_ident(self.memory, self.runtime)
+            holders = self._interior.find_holders(interpreters)
+            names = self._interior.read_names(interpreters)
+            tasks, calls = reader.finish()
         self.check_is_same()
         seen = [(task, tid, by_tid.get(tid)) for task in tasks for tid in (self._find_namespace_tid(task),)]
-        waits = self._explain([(task, state) for task, _, state in seen], stacks)
+        waits = self._explain([(task, state) for task, _, state in seen], stacks, calls)
         cpu_percent = cpu_shares.finish([task.tid for task in tasks])
         threads = []
         for task, namespace_tid, state in seen:
@@ -202,7 +206,8 @@ class Target:
             fresh.address in self._interior.find_holders([fresh.interpreter]),
         )
         if state is None:
-            waits = self._explain([(task, fresh)], {fresh.address: stack})
+            call = read_wait(self.pid, tid)
+            waits = self._explain([(task, fresh)], {fresh.address: stack}, {tid: call} if call is not None else {})
             thread = thread._replace(waits_for=waits.get(tid))
         return Sighting(thread, fresh, tuple(stack.raw))
 
@@ -293,14 +298,14 @@ class Target:
         )
 
     def _explain(
-        self, threads: Iterable[tuple[Task, ThreadState | None]], stacks: dict[int, Stack]
+        self, threads: Iterable[tuple[Task, ThreadState | None]], stacks: dict[int, Stack], calls: dict[int, SystemCall]
     ) -> dict[int, Wait]:
         """Return what the threads wait for, by TID."""
         subjects = [
             Subject(task, stacks[state.address].frames, state.interpreter.gil) if state else Subject(task)
             for task, state in threads
         ]
-        return explain_waits(self.status, self.memory, subjects, self.runtime.layout.gil_runtime_state.size)
+        return explain_waits(self.status, self.memory, subjects, calls, self.runtime.layout.gil_runtime_state.size)
 
     def _find_tids(self, states: list[ThreadState]) -> dict[int, int]:
         if states and states[0].native_thread_id is not None:

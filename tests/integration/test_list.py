@@ -41,6 +41,20 @@ def test_listing_agrees_with_the_truth(python: Python, behaviour: Behaviour, stu
     assert victim.process.poll() is None
 
 
+def test_many_threads_are_listed_with_the_help_of_a_fork(any_python: Python, stuck: Start) -> None:
+    """The command says the same as the library, which reads everything itself; the child it had is not left behind."""
+    victim = stuck(any_python, "threads_1000")
+    with nobody_traced(victim):
+        listed = json.loads(run("list", str(victim.pid), "--json").stdout)["threads"]
+        expected = threadsurgeon.list_threads(victim.pid).threads
+
+    assert [(thread["tid"], thread["name"]) for thread in listed] == [(thread.tid, thread.name) for thread in expected]
+    waiting = [thread for thread in listed if (thread["name"] or "").startswith("waiter-")]
+    assert len(waiting) == 1000
+    assert {(thread["state"], thread["waits_for"]["kind"]) for thread in waiting} == {("sleeping", "event")}
+    victim.assert_lives_on(unwound=False)
+
+
 @pytest.mark.behaviours("regex", "huge_int")
 def test_frozen_process_says_who_holds_the_gil(python: Python, behaviour: Behaviour, stuck: Start) -> None:
     """The one that freezes the process is named, and no other."""

@@ -76,8 +76,8 @@ KILL_PLAN = {"pid": None, "exception": None, "main": False, "climb": True, "forc
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["list", "42"], ("list_threads", 42, {})),
-        (["attach", "42"], ("list_threads", 42, {})),
+        (["list", "42"], ("list_threads", 42, {"forks": True})),
+        (["attach", "42"], ("list_threads", 42, {"forks": True})),
         (["stack", "43", "--native"], ("find_native_stack", "43", {"pid": None})),
         (["stack", "w", "--core", "c"], ("find_thread", "w", {"pid": None, "core": "c"})),
         (["list", "--core", "c"], ("list_core", "c", {})),

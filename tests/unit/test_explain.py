@@ -221,45 +221,40 @@ def test_top_of_the_stack_tells_what_a_lock_belongs_to(functions, kind):
     assert (found and found[0]) == kind
 
 
-@pytest.fixture
-def fake_calls(monkeypatch):
-    """Threads that sit in these calls, the last run of each unknown."""
-
-    def fake(calls):
-        monkeypatch.setattr("threadsurgeon.explain.read_system_calls", lambda pid, tids: calls)
-        monkeypatch.setattr("threadsurgeon.linux.last_run.read_last_run", lambda pid, tid: None)
-
-    return fake
+@pytest.fixture(autouse=True)
+def never_run(monkeypatch):
+    """When a thread last ran is not known."""
+    monkeypatch.setattr("threadsurgeon.linux.last_run.read_last_run", lambda pid, tid: None)
 
 
-def explain(*subjects):
-    return explain_waits(status(), Bytes(), subjects, 200)
+def explain(calls, *subjects, memory=None):
+    return explain_waits(status(), memory or Bytes(), subjects, calls, 200)
 
 
 def task(state="S", tid=43):
     return Task(tid, "python3", state, 100, 0.0)
 
 
-def test_nothing_is_said_where_the_kernel_does_not_tell(fake_calls):
+def test_nothing_is_said_where_the_kernel_does_not_tell():
     """No permission, and a thread that runs: no failure, and no guess from the stack."""
-    fake_calls({})
+    calls = {}
 
-    assert explain(Subject(task(), (Frame("wait", THREADING, 1),)), Subject(task("R", 44))) == {}
+    assert explain(calls, Subject(task(), (Frame("wait", THREADING, 1),)), Subject(task("R", 44))) == {}
 
 
-def test_times_of_many_sleepers_are_read_at_once(fake_calls):
+def test_times_of_many_sleepers_are_read_at_once():
     """One that cannot be read is no worse than a sleep of unknown end."""
     far = struct.pack("<qq", 1 << 40, 0)
     memory = Bytes(far * 2)
     single = []
     memory.read = lambda address, size: single.append(address) or Bytes.read(memory, address, size)
     memory.read_many = lambda ranges: [Bytes.read(memory, *one) if memory.holds(*one) else None for one in ranges]
-    fake_calls({
+    calls = {
         43: call(230, time.CLOCK_MONOTONIC, 1, ADDRESS),
         44: call(202, 0x1010, 0x189, 0, ADDRESS + 16),
         45: call(230, time.CLOCK_MONOTONIC, 1, 0xBAD0),
-    })  # fmt: skip
-    waits = explain_waits(status(), memory, [Subject(task("S", tid)) for tid in (43, 44, 45)], 200)
+    }
+    waits = explain(calls, *(Subject(task("S", tid)) for tid in calls), memory=memory)
 
     assert [waits[tid].kind for tid in (43, 44, 45)] == ["sleep", "lock", "sleep"]
     assert waits[43].remaining_seconds > 1e9 < waits[44].remaining_seconds
@@ -267,48 +262,49 @@ def test_times_of_many_sleepers_are_read_at_once(fake_calls):
     assert single == [0xBAD0]
 
 
-def test_call_that_goes_on_after_a_stop_is_recognised(fake_calls, monkeypatch):
+def test_call_that_goes_on_after_a_stop_is_recognised(monkeypatch):
     """restart_syscall hides which call it is; the code before the program counter tells, or the kernel. Not what is left."""
     memory = Bytes(b"\xb8" + struct.pack("<I", 230) + b"\x0f\x05" + TIMESPEC)
     pc = ADDRESS + 7
-    fake_calls({
+    calls = {
         43: call(219, time.CLOCK_MONOTONIC, 0, pc, pc=pc),
         44: call(219, time.CLOCK_MONOTONIC, 1, pc, pc=pc),
         45: call(219, 0, 0, 1000),
         46: call(219, 0, 0, 1000),
-    })  # fmt: skip
+    }
     functions = {45: "poll_schedule_timeout.constprop.0", 46: "do_syscall_64"}
     monkeypatch.setattr("threadsurgeon.linux.restarted.read_kernel_function", lambda pid, tid: functions[tid])
-    waits = explain_waits(status(), memory, [Subject(task("S", tid)) for tid in (43, 44, 45, 46)], 200)
+    waits = explain(calls, *(Subject(task("S", tid)) for tid in calls), memory=memory)
 
     assert {tid: wait.kind for tid, wait in waits.items()} == {43: "sleep", 44: "sleep", 45: "sleep", 46: "system-call"}
     assert {tid for tid, wait in waits.items() if wait.remaining_seconds is not None} == {44}
 
 
-def test_gil_is_told_from_locks_by_its_address(fake_calls):
+def test_gil_is_told_from_locks_by_its_address():
     """And is that of the thread's own interpreter."""
-    fake_calls({43: call(202, 0x1010, 0x189), 44: call(202, 0x10C8, 0x189), 45: call(202, 0x1010, 0x189)})
+    calls = {43: call(202, 0x1010, 0x189), 44: call(202, 0x10C8, 0x189), 45: call(202, 0x1010, 0x189)}
     frames = (Frame("f", "/app/main.py", 1),)
-    waits = explain(Subject(task(), frames, 0x1000), Subject(task(tid=44), frames, 0x1000), Subject(task(tid=45), frames))
+    with_gil = [Subject(task(tid=tid), frames, 0x1000) for tid in (43, 44)]
+    waits = explain(calls, *with_gil, Subject(task(tid=45), frames))
 
     assert {tid: wait.kind for tid, wait in waits.items()} == {43: "gil", 44: "lock", 45: "lock"}
     assert waits[44] == Wait("lock", "waiting for a lock")
 
 
-def test_uninterruptible_wait_names_the_kernels_function(fake_calls, monkeypatch):
+def test_uninterruptible_wait_names_the_kernels_function(monkeypatch):
     """A page fault, or a call into a disk or file system that does not answer."""
-    fake_calls({43: call(OUTSIDE)})
+    calls = {43: call(OUTSIDE)}
     monkeypatch.setattr("threadsurgeon.explain.read_kernel_function", lambda pid, tid: "folio_wait_bit")
 
-    (wait,) = explain(Subject(task("D"))).values()
+    (wait,) = explain(calls, Subject(task("D"))).values()
     assert wait.kind == "page-fault"
     assert wait.detail.endswith("uninterruptibly (folio_wait_bit)")
 
 
-def test_traced_thread_is_said_to_be(fake_calls):
+def test_traced_thread_is_said_to_be():
     """Whatever it was in."""
-    fake_calls({})
-    waits = explain(Subject(task("T")), Subject(task("t", os.getpid())))
+    calls = {}
+    waits = explain(calls, Subject(task("T")), Subject(task("t", os.getpid())))
 
     assert {wait.kind for wait in waits.values()} == {"stopped", "traced"}
 

@@ -37,7 +37,7 @@ def list_command(pid: int | None, core: str | None, stacks: bool, sort: str, as_
     """List every thread of process PID. The process is only looked at: never stopped, traced or written to."""
     if (pid is None) == (core is None):
         raise click.UsageError("Give either a PID or a core file: threadsurgeon list PID, or threadsurgeon list --core FILE.")
-    listing = threadsurgeon.list_core(core) if core is not None else threadsurgeon.list_threads(pid or 0)
+    listing = threadsurgeon.list_core(core) if core is not None else threadsurgeon.list_threads(pid or 0, forks=True)
     listing = _sorted(listing, sort)
     show("listing", listing, as_json=as_json, stacks=stacks)
 
@@ -72,4 +72,4 @@ def attach(pid: int) -> None:
 
         tui.run(pid)
     else:
-        show("listing", threadsurgeon.list_threads(pid), as_json=False, stacks=False)
+        show("listing", threadsurgeon.list_threads(pid, forks=True), as_json=False, stacks=False)

@@ -6,7 +6,7 @@ and where that is a lock the Python stack tells what kind of thing it belongs to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from threadsurgeon.errors import NoSuchProcess, NoSuchThread
@@ -23,7 +23,6 @@ from threadsurgeon.linux.process import (
     describe_process,
     read_kernel_function,
     read_status,
-    read_system_calls,
     read_task,
 )
 from threadsurgeon.linux.restarted import find_restarted
@@ -45,13 +44,14 @@ class Subject(NamedTuple):
     gil: int = 0
 
 
-def explain_waits(status: Status, memory: Memory, subjects: Sequence[Subject], gil_size: int) -> dict[int, Wait]:
+def explain_waits(
+    status: Status, memory: Memory, subjects: Sequence[Subject], calls: Mapping[int, SystemCall], gil_size: int
+) -> dict[int, Wait]:
     """Return what each thread waits for, by TID. Those that run, and those of which the kernel does not tell, are left out.
 
     ``gil_size``: the size of ``struct _gil_runtime_state`` in bytes.
     """
     waiting = [subject for subject in subjects if subject.task.state in "SDI"]
-    calls = read_system_calls(status.tgid, (subject.task.tid for subject in waiting))
     waited = _measure(status.tgid, waiting) if calls and len(waiting) <= MAX_TIMED else {}
     around = Surroundings(status, ReadAhead(memory, (time for call in calls.values() for time in find_times(call))))
     waits: dict[int, Wait] = {}

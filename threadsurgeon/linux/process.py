@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from threadsurgeon.errors import NoSuchProcess, NoSuchThread, PermissionDenied
@@ -147,12 +147,13 @@ def read_task(pid: int, tid: int) -> Task:
         NoSuchThread: it has no such thread (any more).
     """
     try:
-        return _parse_task(tid, read_file(f"/proc/{pid}/task/{tid}/stat", 1024))
+        return parse_task(tid, read_file(f"/proc/{pid}/task/{tid}/stat", 1024))
     except (FileNotFoundError, ProcessLookupError):
         raise NoSuchThread(f"process {pid} has no thread {tid}") from None
 
 
-def _parse_task(tid: int, text: bytes) -> Task:
+def parse_task(tid: int, text: bytes) -> Task:
+    """Return what ``/proc/PID/task/TID/stat`` says."""
     # The name is in brackets and may itself hold brackets and blanks.
     opening, closing = text.index(b"("), text.rindex(b")")
     fields = text[closing + 2 :].split(None, 37)  # of 50
@@ -172,8 +173,25 @@ def list_tids(pid: int) -> list[int]:
     Raises:
         NoSuchProcess: there is no such process.
     """
-    try:
+    with _explain_errors(pid):
         return [int(name) for name in os.listdir(f"/proc/{pid}/task")]
+
+
+@contextmanager
+def open_tasks(pid: int) -> Iterator[int]:
+    """Open the folder of a process's threads: from there on it is half the way to their files. Errors as ``list_tids``."""
+    with _explain_errors(pid):
+        folder = os.open(f"/proc/{pid}/task", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield folder
+    finally:
+        os.close(folder)
+
+
+@contextmanager
+def _explain_errors(pid: int) -> Iterator[None]:
+    try:
+        yield
     except (FileNotFoundError, ProcessLookupError):
         raise NoSuchProcess(f"there is no process {pid}") from None
     except PermissionError:
@@ -181,26 +199,15 @@ def list_tids(pid: int) -> list[int]:
 
 
 def iterate_tasks(pid: int) -> Iterator[Task]:
-    """Yield every thread of the process; one that ends meanwhile is left out."""
-    for tid, text in _read_each(pid, list_tids(pid), "stat", 1024):
-        yield _parse_task(tid, text)
-
-
-def _read_each(pid: int, tids: Iterable[int], name: str, size: int) -> Iterator[tuple[int, bytes]]:
-    """Yield what a file says of each thread; those that have ended are left out. Errors as ``read_file``."""
-    try:
-        folder = os.open(f"/proc/{pid}/task", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except (FileNotFoundError, ProcessLookupError):
-        return
-    try:
+    """Yield every thread of the process; one that ends meanwhile is left out. Errors as ``list_tids``."""
+    tids = list_tids(pid)
+    with open_tasks(pid) as folder:
         for tid in tids:
-            try:  # from the folder on is half the way
-                text = read_file(f"{tid}/{name}", size, folder=folder)
+            try:
+                text = read_file(f"{tid}/stat", 1024, folder=folder)
             except (FileNotFoundError, ProcessLookupError):
                 continue
-            yield tid, text
-    finally:
-        os.close(folder)
+            yield parse_task(tid, text)
 
 
 def read_cpu_time(pid: int, tid: int) -> float | None:
@@ -231,31 +238,22 @@ def read_system_call(pid: int, tid: int) -> SystemCall | None:
     Raises:
         NoSuchThread: it has no such thread (any more).
     """
+    call = read_wait(pid, tid)
+    return None if call is None or call.number == OUTSIDE else call
+
+
+def read_wait(pid: int, tid: int) -> SystemCall | None:
+    """Return the same, also for a thread that the kernel holds without its having called; errors as there."""
     try:
-        text = read_file(f"/proc/{pid}/task/{tid}/syscall")
+        text = read_file(f"/proc/{pid}/task/{tid}/syscall", 256)
     except (FileNotFoundError, ProcessLookupError):
         raise NoSuchThread(f"process {pid} has no thread {tid}") from None
     except OSError:
         return None
-    call = _parse_system_call(text)
-    return None if call is None or call.number == OUTSIDE else call
+    return parse_system_call(text)
 
 
-def read_system_calls(pid: int, tids: Iterable[int]) -> dict[int, SystemCall]:
-    """Return the system call that each of these threads sits in; those that run, or have ended, are left out.
-
-    Empty where the kernel does not tell us: it asks for the same permission as ptrace.
-    """
-    calls = {}
-    with suppress(OSError):
-        for tid, text in _read_each(pid, tids, "syscall", 256):
-            call = _parse_system_call(text)
-            if call is not None:
-                calls[tid] = call
-    return calls
-
-
-def _parse_system_call(text: bytes) -> SystemCall | None:
+def parse_system_call(text: bytes) -> SystemCall | None:
     """Return what ``/proc/PID/task/TID/syscall`` says; None for "running"."""
     fields = text.split()
     if len(fields) not in (3, 9):  # three for a thread that is blocked outside a system call: "-1 SP PC"
