@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.test_list import run
+from tests.integration.command import run
 from tests.zoo.pythons import Python
 from tests.zoo.victim import Victim, waiting
 from threadsurgeon.inventory import Target

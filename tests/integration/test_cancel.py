@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 import threadsurgeon
-from tests.integration.test_list import run
+from tests.integration.command import run
 from tests.zoo.behaviours import Behaviour, all_behaviours
 from tests.zoo.pythons import Python
 from tests.zoo.victim import Victim, waiting

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.integration.test_list import run
+from tests.integration.command import run
 from tests.integration.test_refusals import program
 from tests.zoo.pythons import Python
 from tests.zoo.victim import Victim

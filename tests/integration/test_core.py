@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 import threadsurgeon
-from tests.integration.test_list import printable, run
+from tests.integration.command import run
+from tests.integration.test_list import printable
 from tests.zoo.behaviours import Behaviour
 from tests.zoo.patient import patient
 from tests.zoo.pythons import Python

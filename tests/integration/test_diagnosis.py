@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.test_list import nobody_traced, run
+from tests.integration.command import run
+from tests.integration.test_list import nobody_traced
 from tests.integration.test_namespaces import NOBODY, as_root, as_user, namespaces, nobody
 from tests.integration.test_refusals import NO_SUCH_ID, program
 from tests.zoo.behaviours import Behaviour

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_list import run
+from tests.integration.command import run
 from tests.zoo.pythons import Python
 from tests.zoo.victim import Victim, waiting
 from threadsurgeon.inventory import Target

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +13,7 @@ from typing import Any
 import pytest
 
 import threadsurgeon
+from tests.integration.command import run
 from tests.zoo.behaviours import Behaviour
 from tests.zoo.pythons import Python
 from tests.zoo.victim import Victim, waiting
@@ -144,20 +143,6 @@ def test_text_survives_any_name(encoding: str, any_python: Python, stuck: Start)
     assert str(victim.tid) in result.stdout
     assert "\x1b" not in result.stdout
     assert not any(line.startswith("lines") for line in result.stdout.splitlines())
-
-
-def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run our command line."""
-    root = Path(__file__).parents[2]
-    return subprocess.run(
-        [sys.executable, "-m", "threadsurgeon", *arguments],
-        cwd=root,
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(root), **environment},
-        capture_output=True,
-        text=True,
-        errors="surrogateescape",
-        timeout=60,
-    )
 
 
 def tasks(victim: Victim) -> set[str]:

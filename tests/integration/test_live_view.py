@@ -15,7 +15,7 @@ import pexpect
 import pyte
 import pytest
 
-from tests.integration.test_list import run
+from tests.integration.command import run
 from tests.zoo.pythons import Python
 from tests.zoo.victim import Victim, VictimFailed, waiting
 

@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.integration.test_list import run
+from tests.integration.command import run
 from tests.zoo.pythons import Python, found
 from tests.zoo.victim import waiting
 

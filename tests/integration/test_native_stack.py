@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 
 import threadsurgeon
-from tests.integration.test_list import run
+from tests.integration.command import run
 from tests.zoo.behaviours import Behaviour
 from tests.zoo.patient import Patient, patient
 from tests.zoo.pythons import Python

@@ -7,18 +7,14 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import resource
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
-from tests.integration.test_list import run
+from tests.integration.command import begin, end, run
 from tests.integration.test_refusals import refusal
 from tests.zoo.pythons import Python
 from tests.zoo.script import Script, script
@@ -33,7 +29,6 @@ from threadsurgeon.surgery.operation import Operation
 
 Start = Callable[..., Victim]
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("gdb")
 
 # Some threads that wait, each for a lock of its own, and what they leave.
@@ -59,26 +54,6 @@ while True:
     say(left=left)
 os._exit(0)
 """
-
-
-def begin(*arguments: str) -> subprocess.Popen[str]:
-    """Start our command line."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "threadsurgeon", *arguments],
-        cwd=ROOT,
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    """Return its exit status, and what it wrote."""
-    output, errors = process.communicate(timeout=60)
-    assert "Traceback" not in errors
-    return process.returncode, output, errors
 
 
 def assert_well(process: Script) -> None:
@@ -379,175 +354,3 @@ def test_another_tracer_comes_between_look_and_operation(any_python: Python) -> 
             operation.run(session)
         assert process.ask("status")["left"] == []
         assert_well(process)
-
-
-# --- our own surroundings ---
-
-
-@pytest.mark.parametrize("files", range(6, 31, 3))
-def test_few_files_may_be_open(files: int, any_python: Python, stuck: Start) -> None:
-    """It works, or says that it does not: never half."""
-    victim = stuck(any_python, "lock")
-    result = limited(resource.RLIMIT_NOFILE, files, "cancel", str(victim.tid))
-
-    assert "Traceback" not in result.stderr or "site.py" in result.stderr  # Python itself did not come up
-    assert result.returncode in (0, 1), result.stderr
-    assert (result.stderr == "") == (result.returncode == 0)
-    victim.assert_lives_on(unwound=result.returncode == 0)
-
-
-@pytest.mark.parametrize("megabytes", [40, 80, 120, 160])
-def test_little_memory(megabytes: int, any_python: Python, stuck: Start) -> None:
-    """It works, or says that it does not: never half."""
-    victim = stuck(any_python, "lock")
-    result = limited(resource.RLIMIT_AS, megabytes << 20, "cancel", str(victim.tid))
-
-    assert result.returncode == 0 or result.stderr, result.returncode
-    victim.assert_lives_on(unwound=result.returncode == 0)
-
-
-def limited(what: int, limit: int, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run our command line with a resource limited, for gdb, too."""
-    return subprocess.run(
-        [sys.executable, "-m", "threadsurgeon", *arguments],
-        cwd=ROOT,
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        preexec_fn=lambda: resource.setrlimit(what, (limit, limit)),
-    )
-
-
-SURROUNDINGS = {
-    "no home": {},
-    "home that is not there": {"HOME": "/nonexistent", "XDG_CONFIG_HOME": "/nonexistent", "XDG_CACHE_HOME": "/nonexistent"},
-    "no room for temporary files": {"TMPDIR": "/nonexistent", "HOME": "/proc"},
-    "language that is not there": {"LANG": "xx_YY.klingon", "LC_ALL": "xx_YY.klingon"},
-    "ascii": {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"},
-    "odd terminal": {"TERM": "\x1b[31m", "COLUMNS": "-3", "LINES": "x"},
-}
-
-
-@pytest.mark.parametrize("surroundings", SURROUNDINGS)
-def test_odd_surroundings(surroundings: str, any_python: Python, stuck: Start) -> None:
-    """Neither looking nor operating depends on them."""
-    victim = stuck(any_python, "unicode_names")
-    for command in ("list", "stack", "cancel"):
-        result = run(command, str(victim.pid if command == "list" else victim.tid), **SURROUNDINGS[surroundings])
-        assert (result.returncode, result.stderr) == (0, ""), command
-        assert str(victim.tid) in result.stdout
-    victim.assert_lives_on()
-    victim.finish()
-
-
-def test_working_directory_that_is_gone(any_python: Python, stuck: Start, tmp_path: Path) -> None:
-    """As after a deployment."""
-    victim = stuck(any_python, "lock")
-    gone = tmp_path / "gone"
-    gone.mkdir()
-    command = f"cd {gone} && rmdir {gone} && exec {sys.executable} -m threadsurgeon cancel {victim.tid}"
-    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(["sh", "-c", command], env=environment, capture_output=True, text=True, timeout=60)
-
-    assert (result.returncode, result.stderr) == (0, "")
-    victim.assert_lives_on()
-    victim.finish()
-
-
-def test_read_only_file_system(any_python: Python, stuck: Start) -> None:
-    """Nothing needs to be written anywhere."""
-    inside = ["unshare", "--mount", "--propagation", "private", "sh", "-c"]
-    protect = "mount --rbind / /mnt && mount -o remount,bind,ro /mnt && mount --rbind /proc /mnt/proc && exec chroot /mnt"
-    if subprocess.run([*inside, f"{protect} true"], capture_output=True).returncode:
-        pytest.skip("no file system can be made read-only here (unshare, mount)")
-    victim = stuck(any_python, "lock")
-    command = f"{protect} env PATH=/usr/bin:/bin PYTHONPATH={ROOT} {sys.executable} -m threadsurgeon cancel {victim.tid}"
-    result = subprocess.run([*inside, command], capture_output=True, text=True, timeout=60)
-
-    assert (result.returncode, result.stderr) == (0, "")
-    victim.assert_lives_on()
-    victim.finish()
-
-
-@pytest.mark.parametrize("closed", ["2>&-", "<&- >&- 2>&-", "2>/dev/full", ">/dev/full 2>/dev/full"])
-@pytest.mark.parametrize("exists", [True, False], ids=["works", "fails"])
-def test_nobody_hears_of_errors(closed: str, exists: bool, any_python: Python, stuck: Start) -> None:
-    """The exit status tells all the same."""
-    victim = stuck(any_python, "lock")
-    tid = victim.tid if exists else 2**22 + 1
-    command = f"exec {sys.executable} -m threadsurgeon cancel {tid} {closed}"
-    result = subprocess.run(
-        ["sh", "-c", command], env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)}, capture_output=True, timeout=60
-    )
-
-    assert result.returncode == (0 if exists else 1), result.stderr
-    assert b"Traceback" not in result.stderr
-    victim.assert_lives_on(unwound=exists)
-
-
-# --- names ---
-
-NAMES = r"""
-import ctypes
-prctl = ctypes.CDLL(None).prctl
-HOSTILE = "[bold]x[/]\x1b[2J\x1b]0;title\x07\r\n\x9b31m\u202e[link=http://x]"
-more = {"threading": threading, "time": time, "prctl": prctl, "ctypes": ctypes}
-source = "def wait(name):\n    prctl(15, ctypes.c_char_p(name), 0, 0, 0)\n    told.append(1)\n    time.sleep(1000)\n"
-told = more["told"] = []
-exec(compile(source, "/tmp/" + HOSTILE + ".py", "exec"), more)
-wait = more["wait"]
-if hasattr(wait.__code__, "replace"):
-    wait.__code__ = wait.__code__.replace(co_name=HOSTILE)
-kernel = [b"\x1b[31m[red]", b"\xff\xfe\n) R 1 2 3", b"[/]\r\x07"]
-threads = [threading.Thread(target=wait, args=(name,), name=HOSTILE * 40, daemon=True) for name in kernel]
-for thread in threads:
-    thread.start()
-while len(told) < len(threads):
-    time.sleep(0.001)
-ready(threads)
-hear()
-os._exit(0)
-"""
-
-
-def test_names_that_are_meant_to_harm(python: Python) -> None:
-    """Of threads, functions and files, in Python and in the kernel: nothing of it reaches a terminal or a pipe as it is."""
-    with script(python, NAMES) as process:
-        texts = [run(*arguments).stdout for arguments in every_command(process)]
-        texts += [on_terminal(*arguments) for arguments in every_command(process)]
-
-        for text in texts:
-            assert "title" in text or "x[" in text
-            plain = re.sub("\x1b\\[[0-9;?]*[a-zA-Z]", "", text)  # what rich sends to a terminal
-            assert not re.search("\x1b\\[2J|\x1b\\]", text)
-            assert [letter for letter in plain if not letter.isprintable() and letter not in "\r\n"] == []
-        for arguments in every_command(process):
-            loaded = json.loads(run(*arguments, "--json").stdout)
-            assert "\x1b[2J" in json.dumps(loaded, ensure_ascii=False).replace("\\u001b", "\x1b")
-        process.tell("finish")
-        assert process.process.wait(20) == 0
-
-
-def every_command(process: Script) -> list[tuple[str, ...]]:
-    tid = str(process.tids[0])
-    return [("list", str(process.pid)), ("stack", tid), ("cancel", tid, "--dry-run")]
-
-
-def on_terminal(*arguments: str) -> str:
-    """Return what our command line writes to a terminal."""
-    ours, theirs = os.openpty()
-    with os.fdopen(ours, "rb", buffering=0) as reader:
-        environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "COLUMNS": "200"}
-        words = [sys.executable, "-m", "threadsurgeon", *arguments]
-        with subprocess.Popen(words, cwd=ROOT, env=environment, stdin=theirs, stdout=theirs, stderr=theirs) as process:
-            os.close(theirs)
-            content = b""
-            try:
-                while data := reader.read(65536):
-                    content += data
-            except OSError:  # EIO: the last writer is gone
-                pass
-        assert process.returncode == 0, content
-    return content.decode()

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import threadsurgeon
-from tests.integration.test_list import run
+from tests.integration.command import run
 from tests.zoo.behaviours import Behaviour
 from tests.zoo.pythons import Python
 from tests.zoo.victim import Victim, waiting

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import threadsurgeon
-from tests.integration.test_list import run
+from tests.integration.command import run
 from tests.integration.test_namespaces import NOBODY, Target, as_root, as_user, namespaces, nobody, start
 from tests.zoo.behaviours import Behaviour
 from tests.zoo.pythons import Python
