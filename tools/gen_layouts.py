@@ -184,6 +184,7 @@ def structs(minor: int, *, free_threaded: bool) -> dict[str, Struct | None]:
                 "co_exceptiontable": since(11, "co_exceptiontable"),
                 "co_nlocalsplus": since(11, "co_nlocalsplus"),
                 "co_code": until(10, "co_code"),
+                "co_tlbc": since(14, "co_tlbc") if free_threaded else None,
             },
         ),
         # Free-threaded: the count of the owning thread; the other threads have another one (PEP 703).

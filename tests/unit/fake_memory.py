@@ -119,8 +119,8 @@ class Heap:
         keys = self.keys([(self.text(name), value) for name, value in items.items()], **changes)
         return self.allocate(self.struct(layout.size, {layout.ma_keys: keys, layout.ma_used: len(items)}))
 
-    def code(self, code_type, name, file, first_line, table):
-        """A code object."""
+    def code(self, code_type, name, file, first_line, table, copies=()):
+        """A code object; ``copies``: where threads have copies of its bytecode, 0 for one that has none yet."""
         layout = self.layout.code_object
         fields = {
             self.layout.pyobject.ob_type: code_type,
@@ -129,4 +129,9 @@ class Heap:
             layout.linetable: self.bytes(table),
             layout.firstlineno: struct.pack("<i", first_line),
         }
-        return self.allocate(self.struct(layout.size, fields))
+        address = self.allocate(self.struct(layout.size, fields))
+        if layout.co_tlbc is not None:
+            starts = (address + layout.co_code_adaptive, *copies)
+            array = self.allocate(struct.pack(f"<{len(starts) + 1}Q", len(starts), *starts))
+            self.memory.write_pointer(address + layout.co_tlbc, array)
+        return address

@@ -64,7 +64,7 @@ def used(minor):
     for section, field in described_fields(minor):
         if (section, field) == ("debugger_support", "eval_breaker"):
             yield section, field, ("thread_state", "eval_breaker")
-        elif hasattr(getattr(table, section, None), field):
+        elif getattr(getattr(table, section, None), field, None) is not None:
             yield section, field, (section, field)
 
 

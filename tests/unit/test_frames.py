@@ -26,8 +26,8 @@ class FakeThread:
         self.layout = heap.layout
         self.frames = []
 
-    def code(self, name, *, code_type=CODE_TYPE):
-        return self.heap.code(code_type, name, f"/{name}.py", 10, self.table())
+    def code(self, name, *, code_type=CODE_TYPE, copies=()):
+        return self.heap.code(code_type, name, f"/{name}.py", 10, self.table(), copies)
 
     def table(self):
         """Eight bytes of code in line 12."""
@@ -35,8 +35,8 @@ class FakeThread:
             return b"\xeb\x04"
         return b"\x08\x02" if self.layout.version >= (3, 10) else b"\x00\x02"
 
-    def push(self, code, *, owner=0, offset=4):
-        """Add a frame, called by the one added before."""
+    def push(self, code, *, owner=0, offset=4, start=None):
+        """Add a frame, called by the one added before; ``start``: where the bytecode that it runs begins."""
         previous = self.frames[-1] if self.frames else 0
         if self.layout.frame_object is not None:
             layout = self.layout.frame_object
@@ -44,7 +44,8 @@ class FakeThread:
             fields = {layout.f_back: previous, layout.f_code: code, layout.f_lasti: lasti}
         else:
             layout = self.layout.interpreter_frame
-            start = code + (self.layout.code_object.co_code_adaptive or 0)
+            if start is None:
+                start = code + (self.layout.code_object.co_code_adaptive or 0)
             tag = 1 if self.layout.version >= (3, 14) else 0
             fields = {layout.previous: previous, layout.executable: code | tag, layout.owner: bytes([owner])}
             fields[layout.instr_ptr] = start + offset
@@ -271,6 +272,47 @@ def test_own_stacks_are_what_python_says(own_memory, own_runtime):
             one.join()
 
     assert seen == expected
+
+
+COPIES = [0x7000, 0x7020, 0, 0x6000_0000]
+
+
+@pytest.fixture
+def copied(heap, thread):
+    """Code of which threads have copies of their own."""
+    if heap.layout.code_object.co_tlbc is None:
+        pytest.skip("all threads run the same bytecode")
+    return thread.code("f", copies=COPIES)
+
+
+@pytest.mark.parametrize("start", [None, *filter(None, COPIES)])
+@pytest.mark.parametrize("offset", [0, 4])
+def test_thread_may_run_a_copy_of_the_bytecode(heap, thread, reader, copied, start, offset):
+    """Free-threaded 3.14: the line is that of the place in the copy, wherever this is."""
+    thread.push(copied, start=start, offset=offset)
+
+    assert read(reader, heap, thread.state()) == [(Frame("f", "/f.py", 12),)]
+
+
+def test_copy_that_was_made_meanwhile_is_found(heap, thread, reader, copied):
+    """The code was read before: for another thread."""
+    thread.push(copied)
+    read(reader, heap, thread.state())
+    array = heap.allocate(struct.pack("<3Q", 2, copied + heap.layout.code_object.co_code_adaptive, 0x9000))
+    heap.memory.write_pointer(copied + heap.layout.code_object.co_tlbc, array)
+    thread.push(copied, start=0x9000)
+
+    assert [frame.line for frame in read(reader, heap, thread.state())[0]] == [12, 12]
+
+
+@pytest.mark.parametrize("array", [[0], [2**63, 1], [1 << 20, 1], [1, 0], [4, 1]])
+def test_copies_that_make_no_sense_tear_the_stack(heap, thread, reader, copied, array):
+    """No entry, too many, none for the main one, or fewer than it says."""
+    content = heap.allocate(struct.pack(f"<{len(array)}Q", *array))
+    heap.memory.write_pointer(copied + heap.layout.code_object.co_tlbc, content)
+    thread.push(copied)
+
+    assert read(reader, heap, thread.state()) == [None]
 
 
 def test_raw_frames_tell_where_each_frame_stands(heap, thread, reader):

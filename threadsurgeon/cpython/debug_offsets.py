@@ -167,7 +167,8 @@ def described_fields(minor: int) -> Iterator[tuple[str, str]]:
 
 def _check_section(section: str, said: dict[str, int], ours: Any) -> dict[str, int]:
     size, limit = said["size"], _MAX_LARGE_SIZE if section in _LARGE else _MAX_SIZE
-    known = {name: value for name, value in said.items() if name == "size" or hasattr(ours, name)}
+    # What this kind of build does not have is said to be at 0 (co_tlbc).
+    known = {name: value for name, value in said.items() if name == "size" or getattr(ours, name, None) is not None}
     for name, value in known.items():
         if name in _SIZES:
             possible = 0 < value <= limit and value % 8 == 0

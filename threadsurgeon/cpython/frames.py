@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from operator import itemgetter
 from typing import NamedTuple
@@ -23,7 +24,9 @@ MAX_CHUNK = 16 * 1024
 FIRST_INTERNAL_OWNER = 3
 # Since 3.14 a frame refers to its code by a _PyStackRef, whose lowest bits are a tag.
 TAG_MASK = ~7
+MAX_COPIES = 1 << 16  # as many as threads ran at once; _PyCodeArray doubles
 
+_WORD = 8
 _pointer = struct.Struct("<Q").unpack_from
 _signed32 = struct.Struct("<i").unpack_from
 
@@ -45,6 +48,7 @@ class _Code(NamedTuple):
     file: str
     first_line: int
     line_table: bytes
+    starts: tuple[int, ...]  # where its bytecode begins, and so does each copy of it, in rising order; 3.11 on
 
 
 class FrameReader:
@@ -170,7 +174,9 @@ class FrameReader:
         """
         places = [tuple([frame[1:] for frame in stack]) for stack in stacks]
         unknown = {place for place in places if place not in self._stacks}
-        wanted = sorted({code for place in unknown for code, _ in place if code not in self._codes})
+        # Where threads have copies of the bytecode, there may be more of them than when the code was read.
+        again = self._layout.code_object.co_tlbc is not None
+        wanted = sorted({code for place in unknown for code, _ in place if again or code not in self._codes})
         for address, code in zip(wanted, walk_together(self._memory, map(self._read_code, wanted)), strict=True):
             if code is not None:  # what is no code now may be some at the next try
                 self._codes[address] = code
@@ -189,24 +195,22 @@ class FrameReader:
                 code = self._codes.get(address)
                 if code is None:
                     return None
-                line = find_line(self._layout.version, code.line_table, code.first_line, self._offset(address, instruction))
+                line = find_line(self._layout.version, code.line_table, code.first_line, self._offset(code, instruction))
                 frame = self._frames[where] = Frame(code.name, code.file, line)
             frames.append(frame)
         return tuple(frames)
 
-    def _offset(self, code: int, instruction: int) -> int:
+    def _offset(self, code: _Code, instruction: int) -> int:
         """Return the offset of a frame's instruction in its code, in bytes.
 
-        3.8, 3.9: f_lasti is that. 3.10: it counts instructions of two bytes. 3.11 on: a pointer into the code, to the
-        instruction last begun (prev_instr before 3.13).
+        3.8, 3.9: f_lasti is that. 3.10: it counts instructions of two bytes. 3.11 on: a pointer into the code, or into a
+        thread's copy of it, to the instruction last begun (prev_instr before 3.13).
         """
         if self._layout.version < (3, 10):
             return instruction
         if self._layout.version < (3, 11):
             return instruction * 2
-        start = self._layout.code_object.co_code_adaptive
-        assert start is not None
-        return instruction - code - start
+        return instruction - code.starts[max(0, bisect_right(code.starts, instruction) - 1)]
 
     def _read_code(self, address: int) -> Walk[_Code]:
         layout = self._layout.code_object
@@ -216,7 +220,26 @@ class FrameReader:
         name = yield from self._objects.read_str(_pointer(content, layout.name)[0])
         file = yield from self._objects.read_str(_pointer(content, layout.filename)[0])
         table = yield from self._objects.read_bytes(_pointer(content, layout.linetable)[0])
-        return _Code(name, file, _signed32(content, layout.firstlineno)[0], table)
+        starts: tuple[int, ...] = ()
+        if layout.co_tlbc is not None:
+            starts = yield from self._read_copies(_pointer(content, layout.co_tlbc)[0])
+        elif layout.co_code_adaptive is not None:
+            starts = (address + layout.co_code_adaptive,)
+        return _Code(name, file, _signed32(content, layout.firstlineno)[0], table, starts)
+
+    def _read_copies(self, array: int) -> Walk[tuple[int, ...]]:
+        """Return where each copy of a code's bytecode begins.
+
+        3.14 on, free-threaded: each thread specialises a copy of its own (Objects/codeobject.c), all of which are in a
+        _PyCodeArray: Py_ssize_t size, char *entries[]. The first is the one in the code object, NULL are those not made yet.
+        """
+        (count,) = _pointer((yield (array, _WORD)))
+        if not 0 < count <= MAX_COPIES:
+            raise BadAddress(array, _WORD)
+        entries = struct.unpack(f"<{count}Q", (yield (array + _WORD, count * _WORD)))
+        if not entries[0]:
+            raise BadAddress(array, _WORD)
+        return tuple(sorted(filter(None, entries)))
 
 
 def _compile(layout: Layout) -> tuple[int, int, Callable[[bytes, int], tuple[int, ...]]]:

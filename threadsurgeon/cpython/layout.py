@@ -140,6 +140,7 @@ class CodeObject(Fields):
     co_nlocalsplus: int | None  # 3.11 on, int
     co_stacksize: int
     co_code: int | None  # 3.8 to 3.10: bytes
+    co_tlbc: int | None  # 3.14 on, free-threaded: a _PyCodeArray, the threads' own copies of the bytecode
 
 
 class PyObject(Fields):
