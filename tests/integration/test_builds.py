@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from tests.integration.test_list import printable, run
+from tests.integration.command import run
+from tests.integration.test_list import printable
 from tests.zoo import embedded, frozen
 from tests.zoo.pythons import Python, select
 from tests.zoo.script import Script, script
