@@ -2,8 +2,8 @@
 
 The rules of this folder:
 
-- One MI command (``-ts-…``) per file, the twin of a technique in ``threadsurgeon/surgery``.
+- One command (``-ts-…``) per file, the twin of a technique in ``threadsurgeon/surgery``.
 - Every change to the target is a ``with`` block that takes it back on every way out.
 - No software breakpoint, ever: only one thread is traced, any other thread that ran into one would die of SIGTRAP.
-- A reply is one JSON text in the field ``json``; an expected failure is a ``gdb.GdbError`` with one clear line.
+- A reply is one JSON text; an expected failure is a ``gdb.GdbError`` with one clear line.
 """

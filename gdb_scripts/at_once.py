@@ -23,6 +23,9 @@ else:
 # linux/ptrace.h
 _POKEUSER, _GETREGS, _SETREGS = 6, 12, 13
 
+# gdb 10 knows it by its old name only: Python constants of gdb 11 tell.
+_FORGET_REGISTERS = "maintenance flush register-cache" if hasattr(gdb, "BP_HARDWARE_BREAKPOINT") else "flushregs"
+
 # offsetof(struct user, u_debugreg[6]), which of the breakpoints was hit; [7], which are on.
 _DEBUG_STATUS, _DEBUG_CONTROL = 848 + 6 * 8, 848 + 7 * 8
 
@@ -52,7 +55,7 @@ def exchange_registers(values: dict[str, int]) -> None:
     for name, value in values.items():
         registers[_REGISTERS.index(name)] = value
     _ptrace(_SETREGS, registers)
-    gdb.execute("maintenance flush register-cache", to_string=True)
+    gdb.execute(_FORGET_REGISTERS, to_string=True)
 
 
 def _ptrace(request: int, registers: ctypes.Array[ctypes.c_ulong]) -> None:

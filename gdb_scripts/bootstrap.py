@@ -1,17 +1,19 @@
 """What gdb loads (``-x``): the settings that cannot stand on its command line, then this folder as one package.
 
-gdb before 12 has no MI commands in Python. Nothing is registered there; the session sees it and says so.
+gdb before 10 was never tried. Nothing is registered there; the session sees it and says so.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 
 import gdb
 
 PACKAGE = "threadsurgeon_gdb"
+OLDEST = 10
 MODULES = ("about", "async_exception", "cut_frames", "insist", "interrupt", "native_stack", "terminate", "trial", "warm_up")
 
 SETTINGS = (
@@ -24,6 +26,8 @@ SETTINGS = (
     # With this a SIGSTOP directed at the traced thread is a way to get it back, and the rest of the process never sees it.
     "handle SIGSTOP stop print nopass",
 )
+# gdb 10.1 asks too early which processor it is on, in non-stop mode: it takes the thread for one of 32 bits.
+SETTINGS_BEFORE_12 = ("set architecture i386:x86-64",)
 
 
 def load_package() -> None:
@@ -40,7 +44,8 @@ def load_package() -> None:
         importlib.import_module(f"{PACKAGE}.{module}")
 
 
-for setting in SETTINGS:
+for setting in SETTINGS if hasattr(gdb, "MICommand") else SETTINGS + SETTINGS_BEFORE_12:
     gdb.execute(setting, to_string=True)
-if hasattr(gdb, "MICommand"):
+version = re.search(r"\d+", gdb.VERSION)  # "Red Hat Enterprise Linux 10.2-13.el9"
+if version is not None and int(version[0]) >= OLDEST:
     load_package()

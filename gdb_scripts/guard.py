@@ -6,11 +6,12 @@ Left open after them: what was written to registers and memory on purpose.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import gdb
 
 from . import at_once
+from .hardware_breakpoint import set_hardware_breakpoint
 
 
 @contextmanager
@@ -51,20 +52,6 @@ def detach() -> None:
         gdb.execute("detach", to_string=True)
 
 
-class _HardwareBreakpoint(gdb.Breakpoint):
-    def __init__(self, address: int, thread: int, on_hit: Callable[[], None] | None) -> None:
-        # "thread": one that the victim starts meanwhile is traced as well, but is none of our business. "internal": gdb tells
-        # of others byte by byte, while the thread is stopped.
-        super().__init__(f"*{address:#x} thread {thread}", type=gdb.BP_HARDWARE_BREAKPOINT, internal=True)
-        self._on_hit = on_hit
-
-    def stop(self) -> bool:
-        at_once.disarm()
-        if self._on_hit is not None:
-            self._on_hit()
-        return True
-
-
 @contextmanager
 def hardware_breakpoints(addresses: Sequence[int], on_hit: Callable[[], None] | None = None) -> Iterator[None]:
     """Stop the traced thread before it executes any of the addresses; at most four, in its own debug registers.
@@ -76,11 +63,13 @@ def hardware_breakpoints(addresses: Sequence[int], on_hit: Callable[[], None] | 
         gdb.error: the processor or the kernel has not that many.
     """
     number = select_thread().num
-    breakpoints: list[gdb.Breakpoint] = []
-    try:
-        breakpoints.extend(_HardwareBreakpoint(address, number, on_hit) for address in addresses)
+
+    def stop() -> bool:
+        if on_hit is not None:
+            on_hit()
+        return True
+
+    with ExitStack() as breakpoints:
+        for address in addresses:
+            breakpoints.callback(set_hardware_breakpoint(address, number, stop))
         yield
-    finally:
-        for breakpoint_ in breakpoints:
-            if breakpoint_.is_valid():
-                breakpoint_.delete()

@@ -17,12 +17,12 @@ from typing import Any
 
 import gdb
 
-from . import at_once
 from .call import call_then_return
 from .code_objects import CodeReader
 from .command import command
 from .frames import Frame, FrameReader
 from .guard import select_thread
+from .hardware_breakpoint import OnHit, Remove, remover, set_hardware_breakpoint
 from .held import Held, in_hand, keep
 from .machine import read_register, write_register
 from .system_call import interrupt_system_call
@@ -40,22 +40,14 @@ RUNNING, DONE, DEAF = "running", "done", "deaf"
 GENERAL_REGISTERS = ("rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", *(f"r{number}" for number in range(8, 16)))
 
 
-class _Trap(gdb.Breakpoint):
-    """A hardware breakpoint whose hits are dealt with by a method of the insistence; True from it means to stop."""
-
-    def __init__(self, place: str, hit: Any, kind: int = gdb.BP_HARDWARE_BREAKPOINT) -> None:
-        super().__init__(f"{place} thread {select_thread().num}", kind, wp_class=gdb.WP_ACCESS, internal=True)
-        self._hit = hit
+class _Watchpoint(gdb.Breakpoint):
+    def __init__(self, address: int, on_access: OnHit) -> None:
+        place = f"*(long *) {address:#x} thread {select_thread().num}"
+        super().__init__(place, gdb.BP_WATCHPOINT, wp_class=gdb.WP_ACCESS, internal=True)
+        self._on_access = on_access
 
     def stop(self) -> bool:
-        began = time.monotonic()
-        if self.type == gdb.BP_HARDWARE_BREAKPOINT:  # gdb sets them again when it has stepped over this one
-            at_once.disarm()
-        insistence: Insistence = self._hit.__self__
-        try:
-            return bool(self._hit())
-        finally:
-            insistence.stopped_seconds += time.monotonic() - began
+        return self._on_access()
 
 
 class Insistence(Held):
@@ -74,7 +66,7 @@ class Insistence(Held):
         self.gentle: int = options["gentle"]  # how often code may catch it before its handlers are left out
         self.most_hits: int = options["most_hits"]
 
-        self.traps: list[_Trap] = []
+        self.traps: list[Remove] = []
         self.awaited = False  # ours is pending, or was raised and has not been seen yet
         self.last: Frame | None = None  # how far the exception has come
         self.caught: dict[int, int] = {}  # code object → how often an exception went no further
@@ -216,24 +208,35 @@ class Insistence(Held):
         assert self.codes is not None
         self._set_traps({})
         self.watched = code
-        place = f"*(long *) {code + self.codes.co_exceptiontable:#x}"
-        self.traps.append(_Trap(place, self.on_look_up, gdb.BP_WATCHPOINT))
+        watchpoint = _Watchpoint(code + self.codes.co_exceptiontable, self._timed(self.on_look_up))
+        self.traps.append(remover(watchpoint))
 
-    def _set_traps(self, others: dict[int, Any]) -> None:
+    def _set_traps(self, others: dict[int, OnHit]) -> None:
         """Have traps at PyTraceBack_Here and these, and no more: there are four debug registers."""
         self.disarm()
         for address, hit in {self.trace_back: self.on_exception, **others}.items():
-            self.traps.append(_Trap(f"*{address:#x}", hit))
+            self.traps.append(set_hardware_breakpoint(address, select_thread().num, self._timed(hit)))
         self.armed = True
+
+    def _timed(self, on_hit: OnHit) -> OnHit:
+        """Have the time it takes count as one in which the thread is stopped."""
+
+        def timed() -> bool:
+            began = time.monotonic()
+            try:
+                return on_hit()
+            finally:
+                self.stopped_seconds += time.monotonic() - began
+
+        return timed
 
     def disarm(self) -> None:
         """Take all breakpoints away."""
         super().disarm()
         self.watched = 0
         while self.traps:
-            trap = self.traps.pop()
-            if trap.is_valid():
-                trap.delete()
+            remove = self.traps.pop()
+            remove()
 
     def go_on(self) -> None:
         """Let it run under pressure."""

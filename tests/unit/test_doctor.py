@@ -6,7 +6,7 @@ import os
 import pytest
 
 from tests.unit.test_permission import user
-from tests.unit.test_session import UNDEFINED, fake, reply
+from tests.unit.test_session import UNDEFINED, UNDEFINED_THERE, fake, reply
 from threadsurgeon import doctor
 from threadsurgeon.debugger import session
 from threadsurgeon.doctor import debugger, machine, target
@@ -143,7 +143,7 @@ def test_what_gdb_can_do_here(answers, attach, breakpoint_, words):
 def test_gdb_that_is_not_usable():
     """Its version, and how to get another; what needs none is tried all the same."""
     banner = '~"GNU gdb (GDB) 9.2\\n"\n{t}^done\n'
-    checks = tracing(ts_about=UNDEFINED, gdb_version=banner)
+    checks = tracing(ts_about=UNDEFINED, interpreter_exec=UNDEFINED_THERE, gdb_version=banner)
 
     assert (checks["gdb"].status, "gdb 9.2" in checks["gdb"].value) == (FAILED, True)
     assert "install gdb" in checks["gdb"].remedy

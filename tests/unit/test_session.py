@@ -151,13 +151,15 @@ def test_gdb_is_not_there() -> None:
 
 
 UNDEFINED = '{t}^error,msg="Undefined MI command: ts-about",code="undefined-command"\n'
+UNDEFINED_THERE = '{t}^error,msg="Undefined command: \\"ts-about\\".  Try \\"help\\"."\n'
 
 
 @pytest.mark.parametrize(
     ("banner", "message"),
     [
-        ("GNU gdb (Debian 10.1-1.7) 10.1.90.20210103-git", "gdb 10.1 is too old"),
+        ("GNU gdb (Ubuntu 9.2-0ubuntu1~20.04.2) 9.2", "gdb 9.2 is too old"),
         ("GNU gdb (GDB) Red Hat Enterprise Linux 8.2-20.el8", "gdb 8.2 is too old"),
+        ("GNU gdb (Debian 10.1-1.7) 10.1.90.20210103-git", "gdb 10.1 was built without Python"),
         ("GNU gdb (Ubuntu 12.1-0ubuntu1~22.04) 12.1", "gdb 12.1 was built without Python"),
         ("something else", "this gdb was built without Python"),
     ],
@@ -165,7 +167,33 @@ UNDEFINED = '{t}^error,msg="Undefined MI command: ts-about",code="undefined-comm
 def test_unusable_gdb(banner: str, message: str) -> None:
     """One line says what is wrong with it."""
     version = f'~"{banner}\\n"\n' + "{t}^done\n"
-    with fake(ts_about=UNDEFINED, gdb_version=version) as session, pytest.raises(DebuggerMissing, match=message):
+    answers = {"ts_about": UNDEFINED, "interpreter_exec": UNDEFINED_THERE, "gdb_version": version}
+    with fake(**answers) as session, pytest.raises(DebuggerMissing, match=message):
+        session.command("-ts-x")
+
+
+REPLY = {"gdb": "10.1", "text": 'quote " backslash \\ newline \n ü \x07 $x # ~ {', "none": None}
+SPOKEN = f"ts-reply {json.dumps(REPLY)}\n"
+OTHERS = '~"\\n"\n~"Breakpoint 2, 0x1 in \\303\\274 ()\\n"\n~"ts-reply {}\\n"\n=breakpoint-modified,bkpt={}\n'
+
+
+@pytest.mark.parametrize("pieces", [[SPOKEN], [SPOKEN[:20], SPOKEN[20:70], SPOKEN[70:]], ["\n", SPOKEN, "Breakpoint 2\n"]])
+def test_reply_on_the_console(pieces: list[str]) -> None:
+    """gdb before 12 says it there, in one piece or in several, among other things; what it said to another command is past."""
+    answer = OTHERS + "".join(f"~{json.dumps(piece)}\n" for piece in pieces) + "{t}^done\n"
+    with fake(ts_about=UNDEFINED, ts_warm_up=UNDEFINED, interpreter_exec=answer) as session:
+        assert session.command("-ts-x", {"a": 'b"\\'}) == REPLY
+        assert session.version == "10.1"
+
+
+def test_error_on_the_console() -> None:
+    """What a command of ours says there is what the error says; gdb's own commands are no matter of the console."""
+    with fake(ts_about=UNDEFINED, interpreter_exec="~" + json.dumps(SPOKEN) + "\n{t}^done\n", x=reply({"a": 1})) as session:
+        session.wait_until_ready()
+        assert session.command("-x") == {"a": 1}
+
+    error = '&"no\\n"\n{t}^error,msg="ptrace: No such \\"process\\"."\n'
+    with fake(ts_about=UNDEFINED, interpreter_exec=error) as session, pytest.raises(DebuggerMissing, match="No such"):
         session.command("-ts-x")
 
 

@@ -40,9 +40,12 @@ POLL_SECONDS = 0.002
 VICTIM = 1  # gdb counts the threads it traces afresh at each attach
 MAX_LINE = 1 << 24
 
+OLDEST = (10, 0)  # gdb_scripts/bootstrap.py
+
 _ABOUT, _WARM_UP = 1, 2  # the tokens of the first two commands, sent before gdb is ready to read them
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _RESULT = re.compile(r"(\d+)\^(\w+)")
+_REPLY = re.compile(r"^ts-reply (.*)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,7 @@ class Session:
         assert process.stdin is not None
         assert process.stdout is not None
         self.version = ""
+        self._through_console = False  # gdb before 12 has no MI commands in Python
         self._process = process
         self._dummy = dummy
         self._input = process.stdin
@@ -93,9 +97,9 @@ class Session:
         dummy = start_dummy()
         session = cls(process, dummy)
         try:
-            session._send(_ABOUT, "-ts-about")
+            session._send(_ABOUT, session._phrase("-ts-about"))
             if dummy is not None:
-                session._send(_WARM_UP, _with_arguments("-ts-warm-up", {"pid": dummy.pid}))
+                session._send(_WARM_UP, session._phrase("-ts-warm-up", {"pid": dummy.pid}))
         except DebuggerDied:
             pass  # the first command will find out, and say why
         return session
@@ -125,10 +129,13 @@ class Session:
             try:
                 about = self._await_result(_ABOUT, deadline)
             except GdbError as error:
-                raise self._unusable(str(error), deadline) from None
+                about = self._ask_console(str(error), deadline)
             if self._dummy is not None:
                 try:
-                    self._await_result(_WARM_UP, deadline)
+                    if self._through_console:
+                        self._exchange(self._phrase("-ts-warm-up", {"pid": self._dummy.pid}), deadline - time.monotonic())
+                    else:
+                        self._await_result(_WARM_UP, deadline)
                 except GdbError as error:
                     logger.debug("no warm-up: %s", error)  # as under yama: only slower
         except DebuggerDied:
@@ -138,9 +145,19 @@ class Session:
         self.version = str(about.get("gdb", ""))
         self._ready = True
 
+    def _ask_console(self, complaint: str, deadline: float) -> dict[str, Any]:
+        """Ask a gdb that does not know our MI commands whether it knows them on its console."""
+        try:
+            if "ndefined MI command" not in complaint:
+                raise GdbError(complaint)
+            self._through_console = True
+            return self._exchange(self._phrase("-ts-about"), deadline - time.monotonic())
+        except GdbError as error:
+            raise self._unusable(str(error), deadline) from None
+
     def _unusable(self, complaint: str, deadline: float) -> DebuggerMissing:
         """Say what is wrong with a gdb that does not know our commands."""
-        if "ndefined MI command" not in complaint:
+        if "ndefined command" not in complaint:
             return DebuggerMissing(f"gdb cannot load our commands: {complaint}", hint=INSTALL_HINT)
         self._token += 1
         self._send(self._token, "-gdb-version")
@@ -152,7 +169,7 @@ class Session:
                 version, name = (int(match[1]), int(match[2])), f"gdb {match[1]}.{match[2]}"
             if line.startswith(f"{self._token}^"):
                 break
-        if version and version < (12, 0):
+        if version and version < OLDEST:
             return DebuggerMissing(f"{name} is too old", hint=INSTALL_HINT)
         return DebuggerMissing(f"{name} was built without Python", hint=INSTALL_HINT)
 
@@ -176,9 +193,8 @@ class Session:
         if custody is not None:
             custody.held = True
             custody.armed = custody.armed or stays_attached
-        text = name if arguments is None else _with_arguments(name, arguments)
         try:
-            reply = self._exchange(text, timeout_seconds)
+            reply = self._exchange(self._phrase(name, arguments), timeout_seconds)
         except GdbError:  # our commands undo everything when they fail; after any other error gdb may still hold the thread
             if custody is not None:
                 custody.held = custody.armed = False
@@ -188,6 +204,13 @@ class Session:
         if stays_attached:
             self._stops.clear()  # whatever stopped before the answer is past: the thread goes on after it
         return reply
+
+    def _phrase(self, name: str, arguments: dict[str, Any] | None = None) -> str:
+        # An MI argument is a C string; JSON's escapes for ASCII are valid there.
+        argument = "" if arguments is None else json.dumps(arguments)
+        if self._through_console and name.startswith("-ts-"):
+            return f"-interpreter-exec console {json.dumps(f'{name[1:]} {argument}')}"
+        return f"{name} {json.dumps(argument)}" if argument else name
 
     def _exchange(self, text: str, timeout_seconds: float) -> dict[str, Any]:
         self._token += 1
@@ -314,6 +337,7 @@ class Session:
             raise self._died() from None
 
     def _await_result(self, token: int, deadline: float) -> dict[str, Any]:
+        said = ""
         while True:
             try:
                 line = self._read_line(deadline)
@@ -323,8 +347,12 @@ class Session:
             match = _RESULT.match(line)
             if match is None or int(match[1]) != token:
                 self._handle(line)
+                if self._through_console and line.startswith("~"):
+                    said += _read_console(line)
                 continue
             payload = _parse(line)
+            if replies := _REPLY.findall(said):
+                payload["json"] = replies[-1]
             if match[2] == "running":
                 self._stops.clear()  # whatever stopped before is past
             if match[2] == "error":
@@ -379,9 +407,12 @@ class Session:
         return DebuggerDied(f"gdb ended while we used it (exit status {self._process.returncode})")
 
 
-def _with_arguments(name: str, arguments: dict[str, Any]) -> str:
-    # An MI argument is a C string; JSON's escapes for ASCII are valid there.
-    return f"{name} {json.dumps(json.dumps(arguments))}"
+def _read_console(line: str) -> str:
+    # A C string again; one with an escape that JSON does not have is no reply of ours, which is ASCII.
+    try:
+        return str(json.loads(line[1:]))
+    except ValueError:
+        return ""
 
 
 def _parse(line: str) -> dict[str, Any]:
