@@ -5,43 +5,50 @@ Some virtual machines and sandboxes let a debugger set the debug registers, and 
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 import gdb
 
 from .command import command
-from .guard import attached, hardware_breakpoints
+from .guard import attached, hardware_breakpoints, select_thread
 from .machine import read_register, write_register
+from .resume import run_after_answer
 from .system_call import SYSCALL_SIZE, waits
 
 GETPID = 39  # x86-64
 
-_hit = False
+_undo = ExitStack()
+_behind = 0
 
 
 @command("-ts-try")
 def try_breakpoint(*, pid: int) -> dict[str, Any]:
     """Let the process, which waits in a system call, execute a harmless one instead: does it stop right behind it?
 
-    Whoever ends the process ends our waiting, too. As it runs meanwhile, gdb drops what this command returns.
+    It runs once this is answered; whoever ends the process ends the waiting for a stop, too.
     Leaves behind: a wrong result of the call that the process waited in.
     """
-    global _hit
-    _hit = False
-    with attached(pid):
+    global _undo, _behind
+    with ExitStack() as undo:
+        undo.enter_context(attached(pid))
         if not waits():
             raise gdb.GdbError("it does not wait in a system call")
-        behind = read_register("rip")
+        _behind = read_register("rip")
         write_register("rax", GETPID)
         write_register("orig_rax", -1)  # the kernel shall not start the old one again
-        write_register("rip", behind - SYSCALL_SIZE)
-        with hardware_breakpoints([behind]):
-            gdb.execute("continue", to_string=True)
-            _hit = bool(gdb.selected_inferior().threads()) and read_register("rip") == behind
+        write_register("rip", _behind - SYSCALL_SIZE)
+        undo.enter_context(hardware_breakpoints([_behind]))
+        run_after_answer(lambda: None)
+        _undo = undo.pop_all()
     return {}
 
 
 @command("-ts-tried")
 def tried() -> dict[str, Any]:
-    """Return whether the process came to the breakpoint."""
-    return {"hit": _hit}
+    """Return whether the process, which has stopped or ended, came to the breakpoint; detach."""
+    with _undo:
+        if not gdb.selected_inferior().threads():
+            return {"hit": False}
+        select_thread()
+        return {"hit": read_register("rip") == _behind}

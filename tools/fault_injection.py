@@ -53,7 +53,7 @@ MOMENTS = ("any", "traced")
 PATIENCE_SECONDS = 60.0
 RELEASED_SECONDS = 20.0
 LOOK_SECONDS = 0.0002
-SENT = re.compile(r"to gdb: (\d+)(-[\w-]+)")
+SENT = re.compile(r'to gdb: (\d+)(?:-interpreter-exec console ")?-?([\w-]+)')
 
 
 @dataclass(frozen=True)

@@ -116,6 +116,10 @@ def test_platform_that_is_not_known(monkeypatch, system, processor):
     assert processor in check.value
 
 
+STOPPED = reply({}) + '*stopped,reason="breakpoint-hit",thread-id="1"\n'
+ENDED = reply({}) + '*stopped,reason="exited-signalled"\n'
+
+
 def tracing(**answers):
     with fake(**answers) as gdb:
         return by_name(debugger.check_debugger(gdb))
@@ -124,8 +128,8 @@ def tracing(**answers):
 @pytest.mark.parametrize(
     ("answers", "attach", "breakpoint_", "words"),
     [
-        ({"ts_tried": reply({"hit": True})}, OK, OK, "stopped at"),
-        ({"ts_tried": reply({"hit": False})}, OK, FAILED, "did not stop"),
+        ({"ts_try": STOPPED, "ts_tried": reply({"hit": True})}, OK, OK, "stopped at"),
+        ({"ts_try": ENDED, "ts_tried": reply({"hit": False})}, OK, FAILED, "did not stop"),
         ({"ts_try": '{t}^error,msg="Could not insert hardware breakpoint 1."\n'}, OK, FAILED, "Could not insert"),
         ({"ts_try": '{t}^error,msg="ptrace: Operation not permitted."\n'}, FAILED, SKIPPED, "could not attach"),
         ({"ts_try": None}, FAILED, SKIPPED, "did not answer"),
@@ -150,7 +154,10 @@ def test_gdb_that_is_not_usable():
     assert [checks[name].status for name in ("attach", "breakpoint", "read-memory")] == [SKIPPED, SKIPPED, OK]
 
 
-@pytest.mark.parametrize(("version", "status"), [("12.1", OK), ("17.2", OK), ("18.1", WARNING)])
+@pytest.mark.parametrize(
+    ("version", "status"),
+    [("12.1", OK), ("17.2", OK), ("18.1", OK), ("19.1", WARNING), ("Red Hat Enterprise Linux 10.2-13.el9", OK)],
+)
 def test_gdb_of_the_future(version, status):
     """It may work: not tried is not broken."""
     check = tracing(ts_about=reply({"gdb": version}), ts_tried=reply({"hit": True}))["gdb"]

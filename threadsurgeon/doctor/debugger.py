@@ -22,7 +22,7 @@ from threadsurgeon.model.diagnosis import Check, CheckStatus
 OK, WARNING, FAILED, SKIPPED = CheckStatus.OK, CheckStatus.WARNING, CheckStatus.FAILED, CheckStatus.SKIPPED
 TRIAL_SECONDS = 2.0
 READ = 0  # the system call, on x86-64
-NEWEST_TRIED = 17
+NEWEST_TRIED = 18
 BREAKPOINT_REMEDY = (
     "operate from where the processor's debug registers are to be had: not in gVisor, nor in a virtual machine without them"
 )
@@ -52,7 +52,7 @@ def check_debugger(session: Session) -> Iterator[Check]:
 
 def _check_version(session: Session) -> Check:
     value = f"gdb {session.version}, with Python, {os.readlink(f'/proc/{session.pid}/exe')}"
-    number = re.match(r"\d+", session.version)
+    number = re.search(r"\d+", session.version)  # "Red Hat Enterprise Linux 10.2-13.el9"
     if number is not None and int(number[0]) > NEWEST_TRIED:
         return Check("gdb", WARNING, f"{value}: newer than any that threadsurgeon was tried with")
     return Check("gdb", OK, value)
@@ -60,7 +60,8 @@ def _check_version(session: Session) -> Check:
 
 def _check_tracing(session: Session, pid: int) -> Iterator[Check]:
     try:
-        session.command("-ts-try", {"pid": pid}, timeout_seconds=2 * TRIAL_SECONDS)
+        session.command("-ts-try", {"pid": pid}, timeout_seconds=2 * TRIAL_SECONDS, stays_attached=True)
+        session.wait_for_stop(2 * TRIAL_SECONDS)  # or its end
         hit = session.command("-ts-tried", timeout_seconds=2 * TRIAL_SECONDS)["hit"]
     except GdbError as error:
         if "ardware breakpoint" in str(error) or "debug register" in str(error):
@@ -83,7 +84,10 @@ def _check_tracing(session: Session, pid: int) -> Iterator[Check]:
 
 
 def _check_reading(pid: int) -> Check:
-    start, _, end = read_text(f"/proc/{pid}/maps").split()[0].partition("-")
+    mappings = read_text(f"/proc/{pid}/maps").split()
+    if not mappings:
+        return Check("read-memory", SKIPPED, "not tried: the child of ours has ended meanwhile")
+    start, _, end = mappings[0].partition("-")
     try:
         ProcessMemory(pid).read(int(start, 16), min(4096, int(end, 16) - int(start, 16)))
     except (BadAddress, ThreadsurgeonError) as error:
