@@ -58,6 +58,63 @@ while hear() != "finish":
 os._exit(0)
 """
 
+# Three threads allocate and change one dict, one collects garbage all the time; one more is there to be ended.
+BUSY = """
+import gc
+shared, lock, tidied = {}, threading.Lock(), []
+stopping = False
+
+def change(own):
+    n = 0
+    while not stopping:
+        n = (n + 1) % 1000
+        shared[n, own] = [{"n": n} for _ in range(10)]
+        shared.pop((n // 2, own), None)
+
+def collect():
+    while not stopping:
+        gc.collect()
+
+def victim(kind, started):
+    try:
+        started.set()
+        while True:
+            if kind == "wait":
+                lock.acquire()
+            elif kind == "sleep":
+                time.sleep(1000)
+            elif kind == "collect":
+                gc.collect()
+            else:
+                shared["victim"] = [n for n in range(100)]
+    finally:
+        tidied.append(kind)
+
+lock.acquire()
+others = [threading.Thread(target=change, args=(own,)) for own in range(3)] + [threading.Thread(target=collect)]
+for thread in others:
+    thread.start()
+ready(others)
+while True:
+    line = hear()
+    if line == "finish":
+        break
+    if line == "join":
+        worker.join(30)
+        say(joined=not worker.is_alive(), tidied=tidied == [kind])
+        continue
+    kind, started = line, threading.Event()
+    tidied.clear()
+    worker = threading.Thread(target=victim, args=(kind, started))
+    worker.start()
+    started.wait()
+    say(tid=worker.native_id)
+stopping = True
+for thread in others:
+    thread.join()
+"""
+KILLS = int(os.environ.get("THREADSURGEON_TEST_KILLS", "8"))
+
 
 def pythons(request: pytest.FixtureRequest) -> list[Python]:
     return select(str(request.config.getoption("--pythons")))
@@ -116,7 +173,10 @@ def test_free_threaded_build_is_listed(free_threaded: Python, behaviour: str, gi
     threads = {thread["tid"]: thread for thread in listing["threads"]}
     assert listing["python"]["build"] == free_threaded.build
     assert {tid: thread["name"] for tid, thread in threads.items()} == {tid: printable(t["name"]) for tid, t in truth.items()}
-    assert [frame["function"] for frame in threads[victim.tid]["frames"]] == truth[victim.tid]["functions"]
+    frames = threads[victim.tid]["frames"]
+    assert [frame["function"] for frame in frames] == truth[victim.tid]["functions"]
+    moving = behaviour == "busy_loop"  # its callers stand still, be it in a copy of their bytecode (3.14)
+    assert [frame["line"] for frame in frames][moving:] == truth[victim.tid]["lines"][moving:]
     if not gil:
         assert listing["gil_holder"] is None
     victim.assert_lives_on(unwound=False)
@@ -156,6 +216,22 @@ def test_free_threaded_build_is_not_cut(free_threaded: Python, options: tuple[st
     assert not victim.thread_is_gone()
     assert victim.is_traced_or_stopped() == []
     victim.assert_lives_on(unwound=False)
+
+
+@pytest.mark.timeout(300)
+def test_busy_free_threaded_process_loses_threads_in_a_row(free_threaded: Python) -> None:
+    """Others allocate, change what all share, and stop the world meanwhile; at last the process ends in order."""
+    with script(free_threaded, BUSY) as target:
+        for number in range(KILLS):
+            kind = ("loop", "wait", "sleep", "collect")[number % 4]
+            tid = target.ask(kind)["tid"]
+            status, report = operate("cancel", str(tid), "--timeout", "30")
+
+            # "unwound": on its way out it waited for the collector so long that we did not wait for its end
+            assert status == 0, (number, kind, report)
+            assert report["outcome"] in ("ended", "unwound")
+            assert target.ask("join") == {"joined": True, "tidied": True}
+        target.finish()
 
 
 def test_compiled_loop_is_ended(with_jit: Python) -> None:

@@ -1,8 +1,9 @@
 """What may be done in builds without a GIL (PEP 703), and with another C library than glibc: what was shown on real processes.
 
 Without a GIL: *raise* needs none: the thread is stopped, and of the bits that others set meanwhile in its ``eval_breaker`` the
-one that matters, that it should stop for the collector, is set again every millisecond (park_detached_threads in 3.13's
-pystate.c). *interrupt* and *insist* act where the thread is attached to the interpreter, at functions that it called itself.
+one that matters, that it should stop for the collector, is set again every millisecond (park_detached_threads in pystate.c of
+3.13 and 3.14); references to merge are merged with the next ones, or when it ends (brc.c). *interrupt* and *insist* act where
+the thread is attached to the interpreter, at functions that it called itself.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from threadsurgeon.errors import Refused
 from threadsurgeon.inventory import Target
 from threadsurgeon.linux.mappings import uses_musl
 
-SHOWN = ((3, 13),)
+SHOWN = ((3, 13), (3, 14))
 WITHOUT_GIL = {
     # Its critical sections are a list on the C stack, which the cut frames would leave dangling. any() and sum() on 3.13.5t:
     # the process died.

@@ -124,7 +124,7 @@ def _status():
 
 
 def _truth(more):
-    stacks = sys._current_frames()
+    stacks = {ident: list(_walk(frame)) for ident, frame in sys._current_frames().items()}
     threads = [
         {
             "ident": thread.ident,
@@ -132,7 +132,8 @@ def _truth(more):
             "name": thread.name,
             "daemon": thread.daemon,
             "main": thread is threading.main_thread(),
-            "functions": _functions(stacks.get(thread.ident)),
+            "functions": [name for name, _ in stacks.get(thread.ident, ())],
+            "lines": [line for _, line in stacks.get(thread.ident, ())],
         }
         for thread in threading.enumerate()
     ]
@@ -143,12 +144,10 @@ def _truth(more):
     }
 
 
-def _functions(frame):
-    names = []
+def _walk(frame):
     while frame is not None:
-        names.append(frame.f_code.co_name)
+        yield frame.f_code.co_name, frame.f_lineno
         frame = frame.f_back
-    return names
 
 
 def leave_at_once():
