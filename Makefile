@@ -18,6 +18,7 @@ target := $(if $(TARGET),--python $(TARGET))
 # Tests mostly wait: more of them at a time than there are processors.
 JOBS := 3
 PYTHONS :=
+KINDS := musl 3.13t 3.14t
 RUNS := 112
 EXAMPLES := 2000
 OPERATIONS := 1000
@@ -29,7 +30,7 @@ define need_gdb
 endef
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo picture check test integration-test matrix fault-injection fuzz soak bench layouts experiment clean
+.PHONY: help install pythons demo picture check test integration-test matrix fault-injection fuzz soak bench layouts experiment clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -45,6 +46,9 @@ $(STAMP): pyproject.toml
 	@# setuptools warns of every editable install, whatever is in it.
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable . --group dev
 	@touch $@
+
+pythons: ## build CPythons that distributions do not package, for the tests (Debian only) [KINDS="musl 3.13t 3.14t"]
+	tools/build_pythons $(KINDS)
 
 $(BENCH_STAMP): $(STAMP)
 	$(PYTHON) -m venv --clear $(BENCH_VENV)

@@ -40,12 +40,15 @@ def pytest_report_header(config: pytest.Config) -> str:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """``python``: every interpreter found, not yet free-threaded ones; with ``behaviour``: every victim it runs."""
+    """``python``: every interpreter found, not yet free-threaded ones; with ``behaviour``: every victim it runs.
+
+    Without, those with musl are left out, too: what is particular to a C library is asserted of glibc.
+    """
     if "python" not in metafunc.fixturenames:
         return
     pythons = [python for python in select(metafunc.config.getoption("--pythons")) if not python.free_threaded]
     if "behaviour" not in metafunc.fixturenames:
-        metafunc.parametrize("python", pythons, ids=str)
+        metafunc.parametrize("python", [python for python in pythons if python.is_usual], ids=str)
         return
     marker = metafunc.definition.get_closest_marker("behaviours")
     names = marker.args if marker else tuple(all_behaviours())
@@ -98,7 +101,7 @@ def gdb() -> str:
 @pytest.fixture(scope="session")
 def any_python(request: pytest.FixtureRequest) -> Python:
     """One interpreter, for what does not depend on its version."""
-    pythons = [p for p in select(request.config.getoption("--pythons")) if not p.free_threaded and not p.debug]
+    pythons = [p for p in select(request.config.getoption("--pythons")) if p.is_usual and not p.debug]
     if not pythons:
         pytest.skip("no CPython found to operate on")
     return pythons[-1]

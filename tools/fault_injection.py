@@ -246,7 +246,7 @@ def plan(runs: int, seed: int, pythons: Sequence[Python], only: str = "") -> lis
 
 def representatives() -> list[Python]:
     """An old interpreter, a new one, a new one that is linked as one whole, and a debug build."""
-    pythons = [python for python in found() if not python.free_threaded]
+    pythons = [python for python in found() if python.is_usual]
     shared = [python for python in pythons if python.shared and not python.debug]
     whole = [python for python in pythons if python.may_inline]
     debug = [python for python in pythons if python.debug]
@@ -378,7 +378,7 @@ def main() -> None:
     parser.add_argument("--only", default="", metavar="COMMAND/TECHNIQUE", help="such as kill/cut")
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
-    pythons = [p for p in select(options.pythons) if not p.free_threaded] if options.pythons else representatives()
+    pythons = [p for p in select(options.pythons) if p.is_usual] if options.pythons else representatives()
     began = time.monotonic()
     results = try_all(plan(options.runs, options.seed, pythons, options.only), options.jobs)
     print(summarise(results))

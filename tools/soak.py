@@ -238,7 +238,7 @@ def main() -> None:
     parser.add_argument("--pythons", default="", help="those that match, such as 3.8,3.14 (default: all with a GIL)")
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
-    pythons = [python for python in select(options.pythons) if not python.free_threaded]
+    pythons = [python for python in select(options.pythons) if python.is_usual]
     if not pythons:
         raise SystemExit("no such interpreter")
     courses = soak_all(pythons, options.operations, options.seed, options.jobs)

@@ -1,19 +1,21 @@
-"""Builds of CPython that are not the usual ones: without a GIL, with a JIT compiler, embedded in another program, frozen."""
+"""Builds of CPython that are not the usual ones: without a GIL, with a JIT compiler, embedded, frozen, with musl."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import threadsurgeon
+from tests.integration import test_locks
 from tests.integration.command import run
 from tests.integration.test_list import printable
 from tests.zoo import embedded, frozen
@@ -115,6 +117,45 @@ for thread in others:
 """
 KILLS = int(os.environ.get("THREADSURGEON_TEST_KILLS", "8"))
 
+# One after the other; who counts keeps the GIL to itself.
+IN_TURN = """
+import itertools
+go, ended, held = [threading.Event() for _ in range(20)], [], threading.Lock()
+
+def loop():
+    while True:
+        pass
+
+def sleep():
+    time.sleep(100000)
+
+def wait():
+    held.acquire()
+
+def count():
+    sum(itertools.count())
+
+def work(number, function):
+    go[number].wait()
+    try:
+        function()
+    finally:
+        ended.append(number)
+
+held.acquire()
+functions = [loop, sleep, wait, count] * (len(go) // 4)
+threads = [threading.Thread(target=work, args=pair) for pair in enumerate(functions)]
+for thread in threads:
+    thread.start()
+ready(threads)
+for number, thread in enumerate(threads):
+    hear()
+    go[number].set()
+    thread.join()
+    say(ended=ended)
+hear()
+"""
+
 
 def pythons(request: pytest.FixtureRequest) -> list[Python]:
     return select(str(request.config.getoption("--pythons")))
@@ -138,6 +179,12 @@ def with_jit(request: pytest.FixtureRequest) -> Python:
     """Every build with a JIT compiler."""
     found = [python for python in pythons(request) if python.version >= (3, 14) and python.has_jit]
     return nth(found, request.param)
+
+
+@pytest.fixture
+def with_musl(request: pytest.FixtureRequest) -> Python:
+    """One whose C library is musl; every test with victims runs on all of them."""
+    return nth([python for python in pythons(request) if python.musl], 0)
 
 
 @pytest.fixture(scope="session")
@@ -298,6 +345,7 @@ def test_deleted_libpython(python: Python, replaced: bool, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("form", frozen.FORMS)
+@pytest.mark.timeout(300)  # the first of an interpreter waits until it is frozen
 def test_frozen_program(form: str, python: Python, frozen_program: Path, tmp_path: Path) -> None:
     """Listed under its own name and with the names of its functions; a sleep and a wait for a lock end, and it ends well."""
     with frozen.running(frozen_program, form, tmp_path) as target:
@@ -309,6 +357,7 @@ def test_frozen_program(form: str, python: Python, frozen_program: Path, tmp_pat
 
 
 @pytest.mark.parametrize("form", frozen.FORMS)
+@pytest.mark.timeout(300)
 def test_c_code_of_a_frozen_program_is_cut(form: str, frozen_program: Path, tmp_path: Path) -> None:
     """It holds the GIL for good; where it is in C is known, and the program goes on without it."""
     with frozen.running(frozen_program, form, tmp_path) as target:
@@ -316,6 +365,7 @@ def test_c_code_of_a_frozen_program_is_cut(form: str, frozen_program: Path, tmp_
         target.finish()
 
 
+@pytest.mark.timeout(300)
 def test_deleted_frozen_program(python: Python, frozen_program: Path, tmp_path: Path) -> None:
     """Something tidied up the temporary folder that one file unpacks itself into, while it runs from there."""
     if os.geteuid() != 0:
@@ -355,7 +405,7 @@ def assert_counting_thread_is_cut(target: Script) -> None:
         if int(schedule.read_text().split()[0]) > 1e8:
             break
     merged = json.loads(run("stack", str(tid), "--native", "--json").stdout)["merged"]
-    called = list(takewhile(lambda frame: frame["kind"] == "native", merged))
+    called = list(itertools.takewhile(lambda frame: frame["kind"] == "native", merged))
     assert called
     assert all(os.path.basename(frame["file"]).startswith("libpython3") for frame in called), called
     assert merged[len(called)]["function"] == "count"
@@ -368,6 +418,28 @@ def assert_frozen_thread_ends(command: str, tid: int, target: Script, *options: 
     assert (command == "kill") == (report["technique"] == "cut"), report
     assert frozen.FUNCTIONS[target.tids.index(tid)] in target.ask("status")["ended"]
     assert "TracerPid:\t0\n" in Path(f"/proc/{target.pid}/status").read_text()
+
+
+def test_locks_with_musl(with_musl: Python) -> None:
+    """Who waits for whom is read from Python's objects, and from arguments of calls that every C library makes."""
+    test_locks.test_every_kind_of_wait_is_found(with_musl)
+
+
+def test_threads_with_musl_end_in_a_row(with_musl: Python) -> None:
+    """By raise, interrupt and cut in turn, in one process, which ends in order."""
+    techniques = itertools.cycle([("loop", "raise"), ("sleep", "interrupt"), ("wait", "interrupt"), ("count", "cut")])
+    with script(with_musl, IN_TURN) as target:
+        for number, (tid, (function, technique)) in enumerate(zip(target.tids, techniques, strict=False)):
+            target.tell("next")
+            for _ in waiting(f"{function} is what it is in"):
+                (thread,) = [thread for thread in threadsurgeon.list_threads(target.pid).threads if thread.tid == tid]
+                if [frame.function for frame in thread.frames[:1]] == [function]:
+                    break
+            report = threadsurgeon.kill(tid, pid=target.pid, grace=2.0)
+
+            assert (report.outcome.is_success, report.technique) == (True, technique), report
+            assert target.answer() == {"ended": [*range(number + 1)]}
+        target.finish()
 
 
 def build(python: Python, program: Path, *options: str) -> None:

@@ -37,7 +37,7 @@ pytestmark = [pytest.mark.usefixtures("gdb"), pytest.mark.timeout(300)]
 
 def kills_for(python: Python) -> int:
     """Return how many this interpreter gets."""
-    pythons = [python for python in found() if not python.free_threaded]
+    pythons = [python for python in found() if python.is_usual]
     whole = [python for python in pythons if python.may_inline]
     debug = [python for python in pythons if python.debug]
     usual = MANY if python in (pythons[0], *whole[-1:], *debug[-1:]) else SOME

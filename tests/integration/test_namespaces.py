@@ -214,7 +214,7 @@ def assert_operable(target: Target) -> None:
 @functools.cache
 def operator(uid: int) -> list[str] | None:
     """A Python that this user can start us with: our own may be in a home directory."""
-    commands = [sys.executable, *(p.command for p in reversed(found()) if p.version >= (3, 10) and not p.free_threaded)]
+    commands = [sys.executable, *(p.command for p in reversed(found()) if p.version >= (3, 10) and p.is_usual)]
     for command in commands:
         try:
             test = as_user(uid, [command, "-c", "import click, psutil, pygdbmi, rich, threadsurgeon"])

@@ -101,8 +101,17 @@ def terminate_python(session: Session, pid: int, tid: int, seconds: float = SECO
 
 @pytest.mark.behaviours("sleep", "ctypes_sleep", "pydll_sleep", "select_", "recv", "poll")
 def test_python_thread_vanishes(python: Python, behaviour: Behaviour, stuck: Start, session: Session) -> None:
-    """With the GIL or without it, debug build or not: nothing of its code runs any more, and the others go on."""
+    """With the GIL or without it, debug build or not: nothing of its code runs any more, and the others go on.
+
+    Where musl is the C library, it is refused.
+    """
     victim = stuck(python, behaviour)
+    if python.musl:
+        with pytest.raises(Refused, match="musl would go on listing the thread"):
+            terminate_python(session, victim.pid, victim.tid)
+        assert not victim.thread_is_gone()
+        victim.assert_lives_on(unwound=False)
+        return
     applied = terminate_python(session, victim.pid, victim.tid)
     status = victim.assert_lives_on(unwound=False)
 

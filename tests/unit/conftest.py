@@ -42,7 +42,7 @@ def own_runtime(own_memory):
 def pytest_generate_tests(metafunc):
     """``sampled``: one interpreter of each version and build found."""
     if "sampled" in metafunc.fixturenames:
-        chosen = {(python.version[:2], python.build): python for python in pythons.select()}
+        chosen = {(python.version[:2], python.build): python for python in pythons.select() if not python.musl}
         metafunc.parametrize("sampled", chosen.values(), ids=str, indirect=True, scope="session")
 
 

@@ -103,7 +103,7 @@ print(json.dumps([code.co_code.hex(), code.co_exceptiontable.hex(), calls]))
 WITH_TABLES = {
     (python.version[:2], python.build): python
     for python in pythons.select()
-    if python.version >= (3, 11) and not python.free_threaded
+    if python.version >= (3, 11) and python.is_usual
 }.values()
 
 

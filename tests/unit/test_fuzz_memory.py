@@ -186,7 +186,7 @@ def look_closely(memory, runtime, state):
 
 def pytest_generate_tests(metafunc):
     if "subject" in metafunc.fixturenames:
-        found = [python for python in pythons.select() if MANY or python.build == "release"]
+        found = [python for python in pythons.select() if not python.musl and (MANY or python.build == "release")]
         chosen = {(python.version[:2], python.build): python for python in found}
         metafunc.parametrize("subject", chosen.values(), ids=str, indirect=True, scope="module")
 

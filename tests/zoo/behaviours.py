@@ -25,6 +25,7 @@ class Behaviour:
     ``since``, ``before``  the versions that can behave like this
     ``killed``  the outcome of ``kill``, where that of ``cancel`` is no success
     ``exception``  what ``cancel`` chooses to raise
+    ``imports``  the modules it imports
     """
 
     name: str
@@ -41,9 +42,10 @@ class Behaviour:
     before: tuple[int, ...] = (4,)
     exception: str = "SystemExit"
     killed: str = ""
+    imports: frozenset[str] = frozenset()
 
     def runs_on(self, python: Python) -> bool:
-        return self.since <= python.version < self.before
+        return self.since <= python.version < self.before and not self.imports & python.lacks
 
     @property
     def outcomes(self) -> set[str]:
@@ -81,4 +83,5 @@ def _read(path: Path) -> Behaviour:
             name = node.targets[0].id.lower()
             if name in Behaviour.__dataclass_fields__:
                 facts[name] = ast.literal_eval(node.value)
-    return Behaviour(name=path.stem, path=path, description=ast.get_docstring(tree) or "", **facts)
+    imports = frozenset(alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names)
+    return Behaviour(path.stem, path, ast.get_docstring(tree) or "", imports=imports, **facts)

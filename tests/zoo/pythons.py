@@ -18,20 +18,28 @@ OLDEST = (3, 8)
 
 # What an interpreter says of itself. Old syntax: whatever we find by its name may be any version.
 QUESTION = """
-import json, platform, sys, sysconfig
+import importlib.util, json, platform, sys, sysconfig
 print(json.dumps({
     "implementation": platform.python_implementation(),
     "version": list(sys.version_info[:3]),
     "debug": hasattr(sys, "gettotalrefcount"),
     "free_threaded": bool(sysconfig.get_config_var("Py_GIL_DISABLED")),
     "shared": "/libpython3" in open("/proc/self/maps").read(),
+    "musl": "musl" in (sysconfig.get_config_var("HOST_GNU_TYPE") or ""),
+    "lacks": [name for name, code in [("ctypes", "_ctypes"), ("hashlib", "_hashlib"), ("zlib", "zlib")]
+              if not importlib.util.find_spec(code)],
 }))
 """
 
 
 @dataclass(frozen=True)
 class Python:
-    """One interpreter. ``shared``: its code is in libpython3.X.so, not in the executable."""
+    """One interpreter.
+
+    ``shared``  its code is in libpython3.X.so, not in the executable
+    ``musl``  its C library is musl
+    ``lacks``  modules that it was built without, or without the library behind them (OpenSSL: hashlib)
+    """
 
     name: str
     command: str
@@ -40,6 +48,13 @@ class Python:
     debug: bool
     free_threaded: bool
     shared: bool
+    musl: bool
+    lacks: frozenset[str]
+
+    @property
+    def is_usual(self) -> bool:
+        """Has a GIL, and glibc as its C library: for all that is not about other builds."""
+        return not self.free_threaded and not self.musl
 
     @property
     def build(self) -> str:
@@ -126,8 +141,8 @@ def _ask(command: str, origin: str) -> Python | None:
         return None  # not an interpreter that works here
     version = tuple(answer.pop("version"))
     letters = "t" * answer["free_threaded"] + "d" * answer["debug"]
-    name = "{}.{}.{}{}-{}".format(*version, letters, origin)
-    return Python(name=name, command=command, version=version, **answer)
+    name = "{}.{}.{}{}-{}".format(*version, letters, "musl-" * answer["musl"] + origin)
+    return Python(name=name, command=command, version=version, lacks=frozenset(answer.pop("lacks")), **answer)
 
 
 if __name__ == "__main__":
