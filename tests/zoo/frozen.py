@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -107,4 +108,10 @@ def running(place: Path, form: str, folder: Path) -> Iterator[Script]:
     program = place / "directory" / "starter" if form == "directory" else place / "file"
     with script.running([program], folder, TMPDIR=str(folder)) as target:
         target.pid = target.answer()["pid"]
-        yield target
+        child = os.pidfd_open(target.pid)
+        try:
+            yield target
+        finally:  # after a failure it would outlive its parent
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(child, signal.SIGKILL)
+            os.close(child)

@@ -124,7 +124,9 @@ def _status():
 
 
 def _truth(more):
-    stacks = {ident: list(_walk(frame)) for ident, frame in sys._current_frames().items()}
+    frames = sys._current_frames()
+    # Not those of other interpreters: to touch their frames from here crashes 3.12.1.
+    stacks = {thread.ident: list(_walk(frames.get(thread.ident))) for thread in threading.enumerate()}
     threads = [
         {
             "ident": thread.ident,
