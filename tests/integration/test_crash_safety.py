@@ -57,7 +57,11 @@ def work():
                 be_signalled()
                 while True:
                     try:
-                        time.sleep(1000)
+                        while True:  # its way back to the sleep is outside of the inner try
+                            try:
+                                time.sleep(1000)
+                            except BaseException:
+                                pass
                     except BaseException:
                         pass
             if order == "sleep":
