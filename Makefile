@@ -18,7 +18,7 @@ target := $(if $(TARGET),--python $(TARGET))
 # Tests mostly wait: more of them at a time than there are processors.
 JOBS := 3
 PYTHONS :=
-KINDS := musl 3.13t 3.14t
+KINDS := musl 3.13t
 RUNS := 112
 EXAMPLES := 2000
 OPERATIONS := 1000
@@ -47,7 +47,7 @@ $(STAMP): pyproject.toml
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --editable . --group dev
 	@touch $@
 
-pythons: ## build CPythons that distributions do not package, for the tests (Debian only) [KINDS="musl 3.13t 3.14t"]
+pythons: ## build CPythons that distributions do not package, for the tests (Debian only) [KINDS="musl 3.13t"]
 	tools/build_pythons $(KINDS)
 
 $(BENCH_STAMP): $(STAMP)
