@@ -95,6 +95,18 @@ def test_no_process_may_be_made(program, forking, monkeypatch):
         assert len(reader.finish()[0]) == 4
 
 
+def test_children_are_not_left_for_us(program, forking):
+    """Who ignores SIGCHLD, as a parent may have made us do, could not tell the child's id from another process's."""
+    before = children()
+    disposition = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        with TaskReader(program.pid, forks=True) as reader:
+            assert children() == before
+            assert len(reader.finish()[0]) == 4
+    finally:
+        signal.signal(signal.SIGCHLD, disposition)
+
+
 @pytest.mark.parametrize("forks", [False, True])
 def test_process_that_is_not_there(forks, forking):
     """It is said to be gone, by whoever reads."""

@@ -22,7 +22,7 @@ class TaskReader:
     """Reads from the moment it is entered until ``finish``; what it started ends with it."""
 
     def __init__(self, pid: int, *, forks: bool) -> None:
-        """``forks``: let a second process read, where ``may_fork`` agrees."""
+        """``forks``: let a second process read, where that is harmless and of use."""
         self._pid = pid
         self._forks = forks and may_fork()
         self._child = 0
@@ -63,6 +63,10 @@ class TaskReader:
     def _fork(self) -> None:
         import signal
 
+        # Where children are waited for by nobody (a parent of ours ignored SIGCHLD, and exec keeps that), or by a handler, the
+        # child's id may soon be another process's.
+        if signal.getsignal(signal.SIGCHLD) is not signal.SIG_DFL:
+            return
         self._pipe, end = os.pipe()
         # A Ctrl-C in the second process must not send it back into the program of the first.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
