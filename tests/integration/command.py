@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 WORDS = [sys.executable, "-m", "threadsurgeon"]
@@ -42,3 +44,10 @@ def end(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     output, errors = process.communicate(timeout=60)
     assert "Traceback" not in errors
     return process.returncode, output, errors
+
+
+def operate(*arguments: str) -> tuple[int, dict[str, Any]]:
+    """Run it to its end, and return its exit status and its report."""
+    result = run(*arguments, "--json")
+    assert result.stdout, result.stderr
+    return result.returncode, json.loads(result.stdout)

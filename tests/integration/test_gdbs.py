@@ -8,24 +8,17 @@ from collections.abc import Callable, Iterator
 import pytest
 
 import threadsurgeon
+from tests.integration import test_crash_safety
 from tests.integration.test_cancel import assert_left_in_order
-from tests.integration.test_crash_safety import (
-    Target,
-    assert_gone,
-    kill_when_armed,
-    operate_elsewhere,
-    wait_until_armed,
-)
+from tests.integration.test_crash_safety import Target
 from tests.zoo.behaviours import all_behaviours
 from tests.zoo.gdbs import Gdb, others
 from tests.zoo.patient import patient
 from tests.zoo.pythons import Python
 from tests.zoo.victim import Victim
 from threadsurgeon.debugger.session import GdbError, Session
-from threadsurgeon.errors import DebuggerDied
 from threadsurgeon.model.diagnosis import CheckStatus
 from threadsurgeon.model.threads import Frame
-from threadsurgeon.surgery.interrupt import interrupt
 
 Start = Callable[..., Victim]
 
@@ -110,23 +103,10 @@ def test_native_stack(other_gdb: Gdb, any_python: Python, stuck: Start) -> None:
 @pytest.mark.usefixtures("other_gdb")
 def test_gdb_is_killed_while_armed(target: Target) -> None:
     """Debug registers are cleared at once."""
-    with Session.start() as session:
-        killer = kill_when_armed(target, session.pid)
-        with pytest.raises(DebuggerDied):
-            interrupt(session, target.victim, 20)
-        killer.join()
-
-    target.assert_unharmed()
+    test_crash_safety.test_gdb_is_killed_while_armed(target)
 
 
 @pytest.mark.usefixtures("other_gdb")
 def test_we_are_killed_while_armed(target: Target) -> None:
     """Gdb sees the end of its input, takes the breakpoints out and detaches."""
-    with operate_elsewhere(target) as ours:
-        assert ours.stdout is not None
-        gdb = int(ours.stdout.readline())
-        wait_until_armed(target)
-        ours.kill()
-
-    target.assert_unharmed()
-    assert_gone(gdb)
+    test_crash_safety.test_we_are_killed_while_armed(target)
