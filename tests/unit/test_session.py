@@ -136,6 +136,21 @@ def test_gdb_ends_instead_of_answering(last: str) -> None:
             session.command("-ts-x")
 
 
+@pytest.mark.parametrize("command_is_read", [True, False])
+def test_gdb_says_why_it_ends(command_is_read: bool) -> None:
+    """After an error within itself: its words are in ours, also where it ended before we could ask for anything."""
+    words = "&" + json.dumps("infrun.c:78: internal-error: keep_going: Assertion `x' failed.\nA problem internal") + "\n"
+    program = FAKE.replace("time.sleep(0.02)", "name != '-ts-x' and name != table['last'] or os._exit(1)")
+    table = {"-ts-about": ABOUT, "last": "" if command_is_read else "-ts-warm-up"}
+    table["-ts-x" if command_is_read else "-ts-warm-up"] = ("" if command_is_read else "{t}^done\n") + words
+    with Session.start([sys.executable, "-c", program, json.dumps(table)]) as session:
+        session.wait_until_ready()
+        if not command_is_read:
+            os.waitid(os.P_PID, session.pid, os.WEXITED | os.WNOWAIT)
+        with pytest.raises(DebuggerDied, match=r"exit status 1\): .*infrun\.c:78: internal-error: .*failed\.$"):
+            session.command("-ts-x")
+
+
 def test_gdb_ends_at_once() -> None:
     """As one that does not know our options."""
     with Session.start([sys.executable, "-c", ""]) as session, pytest.raises(DebuggerMissing, match="as soon as"):

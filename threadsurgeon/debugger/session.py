@@ -46,6 +46,7 @@ _ABOUT, _WARM_UP = 1, 2  # the tokens of the first two commands, sent before gdb
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _RESULT = re.compile(r"(\d+)\^(\w+)")
 _REPLY = re.compile(r"^ts-reply (.*)$", re.MULTILINE)
+_INTERNAL_ERROR = re.compile(r"^.*internal-error: .*$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,7 @@ class Session:
         self._poll.register(self._output, select.POLLIN)
         self._buffer = b""
         self._stops: deque[Stop] = deque()
+        self._complaint = ""  # of an error within gdb itself, after which it ends
         self._ready = False
         self._alive = True
         self._token = _WARM_UP
@@ -368,11 +370,13 @@ class Session:
             return reply
 
     def _handle(self, line: str) -> None:
-        """Keep a stop for whoever waits for one; everything else that gdb says unasked is only for the log."""
+        """Keep a stop for whoever waits for one, and a complaint; all else that gdb says unasked is only for the log."""
         if line.startswith("*stopped"):
             reason = re.search(r'reason="([^"]*)"', line)
             thread = re.search(r'thread-id="(\d+)"', line)
             self._stops.append(Stop(reason[1] if reason else "", int(thread[1]) if thread else None))
+        elif line.startswith("&") and (complaint := _INTERNAL_ERROR.search(_read_console(line))):
+            self._complaint = complaint[0]
 
     def _read_line(self, deadline: float) -> str:
         """Return the next complete line; what is incomplete at the end of gdb's output is never looked at.
@@ -403,8 +407,18 @@ class Session:
         # First of all the victim: until its debug registers are clear, each of its steps may be the last of its process.
         if self._custody is not None:
             self._custody.debugger_died()
+        if self._alive:
+            self._hear_out()
         self._leave()
-        return DebuggerDied(f"gdb ended while we used it (exit status {self._process.returncode})")
+        why = f": {self._complaint}" if self._complaint else ""
+        return DebuggerDied(f"gdb ended while we used it (exit status {self._process.returncode}){why}")
+
+    def _hear_out(self) -> None:
+        """Read what gdb said before it ended."""
+        while self._poll.poll(0) and (data := os.read(self._output, 65536)):
+            self._buffer += data
+        for line in self._buffer.split(b"\n")[:-1]:
+            self._handle(line.decode(errors="replace"))
 
 
 def _read_console(line: str) -> str:
