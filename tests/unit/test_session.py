@@ -30,7 +30,7 @@ print("(gdb) ", flush=True)
 for line in sys.stdin:
     token = "".join(c for c in line.split("-")[0])
     name = line[len(token):].split()[0]
-    answer = table.get(name, "{t}^done\n(gdb) \n")
+    answer = table.get("-python" if '"python ' in line else name, "{t}^done\n(gdb) \n")
     if answer is None:
         os._exit(3)
     for piece in [answer] if isinstance(answer, str) else answer:
@@ -176,15 +176,19 @@ UNDEFINED_THERE = '{t}^error,msg="Undefined command: \\"ts-about\\".  Try \\"hel
         ("GNU gdb (GDB) Red Hat Enterprise Linux 8.2-20.el8", "gdb 8.2 is too old"),
         ("GNU gdb (Debian 10.1-1.7) 10.1.90.20210103-git", "gdb 10.1 was built without Python"),
         ("GNU gdb (Ubuntu 12.1-0ubuntu1~22.04) 12.1", "gdb 12.1 was built without Python"),
+        ("GNU gdb (GDB; SUSE Linux Enterprise 15) 13.2", "gdb 13.2 was built with Python 3.6, which is too old"),
         ("something else", "this gdb was built without Python"),
     ],
 )
 def test_unusable_gdb(banner: str, message: str) -> None:
     """One line says what is wrong with it."""
-    version = f'~"{banner}\\n"\n' + "{t}^done\n"
-    answers = {"ts_about": UNDEFINED, "interpreter_exec": UNDEFINED_THERE, "gdb_version": version}
-    with fake(**answers) as session, pytest.raises(DebuggerMissing, match=message):
+    version = f'~"{banner}\\n"\n~"License GPLv3+\\n"\n' + "{t}^done\n"
+    python = '~"Python 3.6\\n"\n{t}^done\n' if "Python 3.6" in message else '{t}^error,msg="Scripting is not supported"\n'
+    answers = {"ts_about": UNDEFINED, "interpreter_exec": UNDEFINED_THERE, "gdb_version": version, "python": python}
+    with fake(**answers) as session, pytest.raises(DebuggerMissing, match=message) as caught:
         session.command("-ts-x")
+
+    assert "Python 3.9" in str(caught.value.hint)
 
 
 REPLY = {"gdb": "10.1", "text": 'quote " backslash \\ newline \n ü \x07 $x # ~ {', "none": None}

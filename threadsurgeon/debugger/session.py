@@ -41,6 +41,7 @@ VICTIM = 1  # gdb counts the threads it traces afresh at each attach
 MAX_LINE = 1 << 24
 
 OLDEST = (10, 0)  # gdb_scripts/bootstrap.py
+_ASK_PYTHON = """-interpreter-exec console "python import sys; print('Python %d.%d' % sys.version_info[:2])\""""
 
 _ABOUT, _WARM_UP = 1, 2  # the tokens of the first two commands, sent before gdb is ready to read them
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
@@ -161,19 +162,25 @@ class Session:
         """Say what is wrong with a gdb that does not know our commands."""
         if "ndefined command" not in complaint:
             return DebuggerMissing(f"gdb cannot load our commands: {complaint}", hint=INSTALL_HINT)
-        self._token += 1
-        self._send(self._token, "-gdb-version")
-        version: tuple[int, ...] = ()
+        said = self._ask("-gdb-version", deadline) + self._ask(_ASK_PYTHON, deadline)
         name = "this gdb"
-        while True:
-            line = self._read_line(deadline)
-            if match := re.search(r"GNU gdb .*?(\d+)\.(\d+)[^ ]*$", line.rstrip('n"\\')):
-                version, name = (int(match[1]), int(match[2])), f"gdb {match[1]}.{match[2]}"
-            if line.startswith(f"{self._token}^"):
-                break
-        if version and version < OLDEST:
-            return DebuggerMissing(f"{name} is too old", hint=INSTALL_HINT)
+        if match := re.search(r"^GNU gdb .*?(\d+)\.(\d+)[^ ]*$", said, re.MULTILINE):
+            name = f"gdb {match[1]}.{match[2]}"
+            if (int(match[1]), int(match[2])) < OLDEST:
+                return DebuggerMissing(f"{name} is too old", hint=INSTALL_HINT)
+        if match := re.search(r"^Python (\d+)\.(\d+)$", said, re.MULTILINE):
+            return DebuggerMissing(f"{name} was built with Python {match[1]}.{match[2]}, which is too old", hint=INSTALL_HINT)
         return DebuggerMissing(f"{name} was built without Python", hint=INSTALL_HINT)
+
+    def _ask(self, text: str, deadline: float) -> str:
+        """Return what gdb prints on its console in answer to one of its own commands, even to one that fails."""
+        self._token += 1
+        self._send(self._token, text)
+        said = ""
+        while not (line := self._read_line(deadline)).startswith(f"{self._token}^"):
+            if line.startswith("~"):
+                said += _read_console(line)
+        return said
 
     def command(
         self,

@@ -11,7 +11,9 @@ from pathlib import Path
 from threadsurgeon.errors import DebuggerMissing
 from threadsurgeon.linux.trust import find_who_may_replace
 
-INSTALL_HINT = "install gdb 10 or later, built with Python (Debian, Ubuntu: apt install gdb; Fedora: dnf install gdb)"
+INSTALL_HINT = (
+    "install gdb 10 or newer, built with Python 3.9 or newer (Debian, Ubuntu: apt install gdb; Fedora: dnf install gdb)"
+)
 
 SETTINGS = (
     # Nothing of the target's or the user's is loaded or run: no scripts, no libthread_db, no symbols, no network. gdb
