@@ -159,6 +159,7 @@ def structs(minor: int, *, free_threaded: bool) -> dict[str, Struct | None]:
                 "cframe": between(11, 12, "cframe"),  # 3.10 has one too, which holds use_tracing only
                 "current_frame": since(13, "current_frame"),
                 "datastack_chunk": since(11, "datastack_chunk"),
+                "state": since(13, "state"),
             },
         ),
         "cframe": Struct("_PyCFrame", {}) if 11 <= minor <= 12 else None,

@@ -147,6 +147,16 @@ def test_thread_that_waits_for_the_gil_is_not_settled(kernel):
     assert kernel["now"] >= 5.0
 
 
+@pytest.mark.parametrize("minor", [13, 14])
+@pytest.mark.parametrize("suspended", [True, False])
+def test_thread_that_waits_for_the_collector_is_not_settled(kernel, minor, suspended):
+    """The same, where there is no GIL and the world is stopped."""
+    before = sighting(*STUCK, minor=minor, free_threaded=True, suspended=suspended)
+    effect(FakeTarget(before, minor=minor, free_threaded=True), before)
+
+    assert (kernel["now"] >= 5.0) == suspended
+
+
 def test_pool_worker_that_waits_for_work_is_unwound_at_once(kernel):
     """Back at its queue: two looks are enough."""
     target = FakeTarget(sighting(*WAITING))
@@ -216,6 +226,18 @@ def test_thread_that_blocks_will_not_notice(kernel):
 
     assert (verdict.delivered, verdict.stuck_in_c) == (False, False)
     assert 0.005 < kernel["now"] < 0.1
+
+
+def test_thread_that_the_collector_holds_up_may_notice_yet(kernel):
+    """It is in a system call for that, and for nothing that could be interrupted."""
+    kernel["doing"] = Doing.IN_SYSTEM_CALL
+    held_up, going_on = (
+        sighting(*STUCK, pending=pending, minor=14, free_threaded=True, suspended=bool(pending)) for pending in (1, 0)
+    )
+    verdict = Watch(FakeTarget(*[held_up] * 50, going_on, minor=14, free_threaded=True), held_up).wait_for_delivery(5.0)
+
+    assert verdict.delivered
+    assert kernel["now"] > 0.1
 
 
 def test_thread_that_runs_without_noticing_is_in_c_code(kernel):

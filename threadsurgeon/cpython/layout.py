@@ -93,6 +93,7 @@ class ThreadState(Fields):
     current_frame: int | None  # 3.13 on: _PyInterpreterFrame *
     exc_info: int  # _PyErr_StackItem *: the exception being handled
     datastack_chunk: int | None  # 3.11 on: where frames live
+    state: int | None  # 3.13 on: attached or not, int
 
 
 class CFrame(Fields):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-from threadsurgeon.cpython.layout import GilRuntimeState
+from threadsurgeon.cpython.layout import GilRuntimeState, Layout
 from threadsurgeon.cpython.runtime import Runtime
 from threadsurgeon.errors import UnreadableTarget
 from threadsurgeon.linux.memory import BadAddress, Memory
@@ -16,6 +16,7 @@ from threadsurgeon.linux.memory import BadAddress, Memory
 MAX_INTERPRETERS = 10_000
 MAX_THREADS = 1_000_000
 TRIES = 8
+SUSPENDED = (2, 4)  # _Py_THREAD_SUSPENDED, and from 3.15 on _Py_THREAD_SUSPENDED_WAITING (pycore_pystate.h)
 
 _pointer = struct.Struct("<Q").unpack_from
 _signed = struct.Struct("<q").unpack_from
@@ -51,6 +52,16 @@ class Gil(NamedTuple):
     holder: int
     switches: int
     enabled: bool = True
+
+
+def is_suspended(state: ThreadState, layout: Layout) -> bool:
+    """Say whether the world is stopped, as for the collector of free-threaded builds: the thread runs no Python meanwhile.
+
+    Also of a thread in a system call, which notices only when it comes back (stop_the_world and park_detached_threads in
+    pystate.c, 3.13).
+    """
+    offset = layout.thread_state.state
+    return offset is not None and _signed32(state.content, offset)[0] in SUSPENDED
 
 
 def read_finalizing(memory: Memory, runtime: Runtime) -> bool:
