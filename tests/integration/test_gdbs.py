@@ -16,7 +16,8 @@ from tests.zoo.gdbs import Gdb, others
 from tests.zoo.patient import patient
 from tests.zoo.pythons import Python
 from tests.zoo.victim import Victim
-from threadsurgeon.debugger.session import GdbError, Session
+from threadsurgeon.debugger.mi import GdbError
+from threadsurgeon.debugger.session import Session
 from threadsurgeon.model.diagnosis import CheckStatus
 from threadsurgeon.model.threads import Frame
 

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from threadsurgeon.debugger import session as session_module
-from threadsurgeon.debugger.session import GdbError, Session, Stop
+from threadsurgeon.debugger.mi import GdbError, Stop
+from threadsurgeon.debugger.session import Session
 from threadsurgeon.errors import DebuggerDied, DebuggerFailed, DebuggerMissing, Refused
 
 # Answers each command by its name, from a table; "{t}" is the token. A list is written piece by piece, with pauses; None ends

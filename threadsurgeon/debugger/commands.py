@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from threadsurgeon.debugger.session import GdbError, Session
+from threadsurgeon.debugger.mi import GdbError
+from threadsurgeon.debugger.session import Session
 from threadsurgeon.errors import (
     DebuggerFailed,
     NoSuchProcess,

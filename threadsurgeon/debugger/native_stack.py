@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from threadsurgeon.debugger.commands import explain
-from threadsurgeon.debugger.session import GdbError, Session
+from threadsurgeon.debugger.mi import GdbError
+from threadsurgeon.debugger.session import Session
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,24 +7,29 @@ happens to us, gdb sees its input end, removes its breakpoints and detaches by i
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import re
-import select
 import signal
 import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from pygdbmi import gdbmiparser
-
+from threadsurgeon.debugger.channel import Channel, EndOfOutput
 from threadsurgeon.debugger.custody import Custody
+from threadsurgeon.debugger.mi import (
+    GdbError,
+    Stop,
+    phrase,
+    read_answer,
+    read_console,
+    read_internal_error,
+    read_result,
+    read_stop,
+)
 from threadsurgeon.debugger.startup import INSTALL_HINT, find_gdb, gdb_arguments, start_dummy, start_gdb
 from threadsurgeon.errors import DebuggerDied, DebuggerFailed, DebuggerMissing, Refused
 from threadsurgeon.linux.priority import CALLER, before_others
@@ -36,52 +41,25 @@ READY_SECONDS = 20.0
 # is gdb that is to let go of the thread.
 COMMAND_SECONDS = 20.0
 LEAVE_SECONDS = 3.0
+LAST_WORDS_SECONDS = 0.1
 POLL_SECONDS = 0.002
 VICTIM = 1  # gdb counts the threads it traces afresh at each attach
-MAX_LINE = 1 << 24
 
 OLDEST = (10, 0)  # gdb_scripts/bootstrap.py
 _ASK_PYTHON = """-interpreter-exec console "python import sys; print('Python %d.%d' % sys.version_info[:2])\""""
 
 _ABOUT, _WARM_UP = 1, 2  # the tokens of the first two commands, sent before gdb is ready to read them
-_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
-_RESULT = re.compile(r"(\d+)\^(\w+)")
-_REPLY = re.compile(r"^ts-reply (.*)$", re.MULTILINE)
-_INTERNAL_ERROR = re.compile(r"^.*internal-error: .*$", re.MULTILINE)
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """A traced thread has stopped, or ended: ``reason`` in gdb's words, empty where it gives none."""
-
-    reason: str
-    thread: int | None
-
-    @property
-    def thread_ended(self) -> bool:
-        """Whether it ended, or its whole process."""
-        return self.reason.startswith("exited")
-
-
-class GdbError(DebuggerFailed):
-    """gdb answered ``^error``; ``str(error)`` is what it said."""
 
 
 class Session:
     """A running gdb. Use it as a context manager: on every way out gdb lets go of the target and ends."""
 
     def __init__(self, process: subprocess.Popen[bytes], dummy: subprocess.Popen[bytes] | None = None) -> None:
-        assert process.stdin is not None
-        assert process.stdout is not None
         self.version = ""
         self._through_console = False  # gdb before 12 has no MI commands in Python
         self._process = process
         self._dummy = dummy
-        self._input = process.stdin
-        self._output = process.stdout.fileno()
-        self._poll = select.poll()
-        self._poll.register(self._output, select.POLLIN)
-        self._buffer = b""
+        self._channel = Channel(process)
         self._stops: deque[Stop] = deque()
         self._complaint = ""  # of an error within gdb itself, after which it ends
         self._ready = False
@@ -178,8 +156,7 @@ class Session:
         self._send(self._token, text)
         said = ""
         while not (line := self._read_line(deadline)).startswith(f"{self._token}^"):
-            if line.startswith("~"):
-                said += _read_console(line)
+            said += read_console(line)
         return said
 
     def command(
@@ -215,11 +192,7 @@ class Session:
         return reply
 
     def _phrase(self, name: str, arguments: dict[str, Any] | None = None) -> str:
-        # An MI argument is a C string; JSON's escapes for ASCII are valid there.
-        argument = "" if arguments is None else json.dumps(arguments)
-        if self._through_console and name.startswith("-ts-"):
-            return f"-interpreter-exec console {json.dumps(f'{name[1:]} {argument}')}"
-        return f"{name} {json.dumps(argument)}" if argument else name
+        return phrase(name, arguments, through_console=self._through_console)
 
     def _exchange(self, text: str, timeout_seconds: float) -> dict[str, Any]:
         self._token += 1
@@ -306,10 +279,7 @@ class Session:
     def _leave(self) -> None:
         """End gdb by ending its input, upon which it detaches; by force only if it does not listen."""
         self._alive = False
-        try:
-            self._input.close()
-        except OSError:
-            pass
+        self._channel.end_input()
         # Killing it is harmless unless breakpoints are set.
         armed = self._custody is not None and self._custody.armed
         try:
@@ -320,8 +290,7 @@ class Session:
             self._process.wait()
             if self._custody is not None:
                 self._custody.debugger_died()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+        self._channel.close()
         if self._custody is not None:
             if self._process.returncode != 0:
                 self._custody.debugger_died()
@@ -336,13 +305,11 @@ class Session:
             dummy.wait()
 
     def _send(self, token: int, text: str) -> None:
-        logger.debug("to gdb: %d%s", token, text)
         if not self._alive:
             raise DebuggerDied("gdb has ended")
         try:
-            self._input.write(f"{token}{text}\n".encode())
-            self._input.flush()
-        except (BrokenPipeError, ValueError):
+            self._channel.send(f"{token}{text}")
+        except EndOfOutput:
             raise self._died() from None
 
     def _await_result(self, token: int, deadline: float) -> dict[str, Any]:
@@ -353,96 +320,52 @@ class Session:
             except TimeoutError:
                 self._leave()
                 raise DebuggerFailed("gdb did not answer in time") from None
-            match = _RESULT.match(line)
-            if match is None or int(match[1]) != token:
-                self._handle(line)
-                if self._through_console and line.startswith("~"):
-                    said += _read_console(line)
-                continue
-            payload = _parse(line)
-            if replies := _REPLY.findall(said):
-                payload["json"] = replies[-1]
-            if match[2] == "running":
-                self._stops.clear()  # whatever stopped before is past
-            if match[2] == "error":
-                raise GdbError(str(payload.get("msg", "gdb gives no reason")))
-            if "json" not in payload:
-                return payload
-            try:
-                reply = json.loads(payload["json"])
-            except (TypeError, ValueError):
-                reply = None
-            if not isinstance(reply, dict):
-                raise DebuggerFailed(f"gdb's answer makes no sense: {line[:200]}")
-            return reply
+            result = read_result(line)
+            if result is not None and result.token == token:
+                if result.kind == "running":
+                    self._stops.clear()  # whatever stopped before is past
+                return read_answer(line, said)
+            self._handle(line)
+            if self._through_console:
+                said += read_console(line)
 
     def _handle(self, line: str) -> None:
         """Keep a stop for whoever waits for one, and a complaint; all else that gdb says unasked is only for the log."""
-        if line.startswith("*stopped"):
-            reason = re.search(r'reason="([^"]*)"', line)
-            thread = re.search(r'thread-id="(\d+)"', line)
-            self._stops.append(Stop(reason[1] if reason else "", int(thread[1]) if thread else None))
-        elif line.startswith("&") and (complaint := _INTERNAL_ERROR.search(_read_console(line))):
-            self._complaint = complaint[0]
+        if stop := read_stop(line):
+            self._stops.append(stop)
+        self._complaint = read_internal_error(line) or self._complaint
 
     def _read_line(self, deadline: float) -> str:
-        """Return the next complete line; what is incomplete at the end of gdb's output is never looked at.
+        """Return the next complete line.
 
         Raises:
             TimeoutError: there was none in time.
             DebuggerDied: gdb ended.
         """
-        while b"\n" not in self._buffer:
-            if not self._alive:
-                raise DebuggerDied("gdb has ended")
-            remaining = deadline - time.monotonic()
-            if remaining <= 0 or not self._poll.poll(max(1, remaining * 1000)):
-                raise TimeoutError
-            data = os.read(self._output, 65536)
-            if not data:
-                raise self._died()
-            self._buffer += data
-            if len(self._buffer) > MAX_LINE:
-                self._leave()
-                raise DebuggerFailed("gdb talks without end")
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        text = line.decode(errors="replace").rstrip("\r")
-        logger.debug("from gdb: %s", text)
-        return text
+        try:
+            return self._channel.read_line(deadline)
+        except EndOfOutput:
+            raise self._died() from None
+        except DebuggerFailed:
+            self._leave()
+            raise
 
     def _died(self) -> DebuggerDied:
+        if not self._alive:
+            return DebuggerDied("gdb has ended")
         # First of all the victim: until its debug registers are clear, each of its steps may be the last of its process.
         if self._custody is not None:
             self._custody.debugger_died()
-        if self._alive:
-            self._hear_out()
+        self._hear_out()
         self._leave()
         why = f": {self._complaint}" if self._complaint else ""
         return DebuggerDied(f"gdb ended while we used it (exit status {self._process.returncode}){why}")
 
     def _hear_out(self) -> None:
         """Read what gdb said before it ended."""
-        while self._poll.poll(0) and (data := os.read(self._output, 65536)):
-            self._buffer += data
-        for line in self._buffer.split(b"\n")[:-1]:
-            self._handle(line.decode(errors="replace"))
-
-
-def _read_console(line: str) -> str:
-    # A C string again; one with an escape that JSON does not have is no reply of ours, which is ASCII.
-    try:
-        return str(json.loads(line[1:]))
-    except ValueError:
-        return ""
-
-
-def _parse(line: str) -> dict[str, Any]:
-    # pygdbmi never comes back from an array that has no end.
-    outside = _STRING.sub("", line)
-    if '"' in outside or outside.count("[") != outside.count("]") or outside.count("{") != outside.count("}"):
-        raise DebuggerFailed(f"gdb's answer is cut off: {line[:200]}")
-    try:
-        payload = gdbmiparser.parse_response(line)["payload"]
-    except Exception as error:  # of any kind, and none of them is pygdbmi's own
-        raise DebuggerFailed(f"gdb's answer cannot be read: {error}") from None
-    return payload if isinstance(payload, dict) else {}
+        deadline = time.monotonic() + LAST_WORDS_SECONDS
+        try:
+            while True:
+                self._handle(self._channel.read_line(deadline))
+        except (TimeoutError, EndOfOutput, DebuggerFailed):
+            pass

@@ -11,7 +11,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from threadsurgeon.debugger.session import GdbError, Session
+from threadsurgeon.debugger.mi import GdbError
+from threadsurgeon.debugger.session import Session
 from threadsurgeon.errors import DebuggerError, ThreadsurgeonError
 from threadsurgeon.linux.memory import BadAddress, ProcessMemory
 from threadsurgeon.linux.permission import find_obstacle
