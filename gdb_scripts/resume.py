@@ -17,6 +17,8 @@ def run_after_answer(note: Callable[[], None]) -> None:
 
     def run() -> None:
         gdb.execute('interpreter-exec mi3 "-exec-continue"', to_string=True)
-        note()
+        # An error of that command is no exception.
+        if any(thread.is_running() for thread in gdb.selected_inferior().threads()):
+            note()
 
     gdb.post_event(run)

@@ -28,7 +28,7 @@ def status(**changes):
     return Status(**{**facts, **changes})
 
 
-def sighting(*functions, pending=0, minor=12, free_threaded=False, suspended=False, **changes):
+def sighting(*functions, pending=0, minor=12, free_threaded=False, **changes):
     """The thread in some functions, innermost first; each is ``name``, or ``name@address`` for a frame elsewhere."""
     raw, frames = [], []
     for number, function in enumerate(reversed(functions)):
@@ -38,8 +38,6 @@ def sighting(*functions, pending=0, minor=12, free_threaded=False, suspended=Fal
         frames.insert(0, Frame(name, POOL if name in ("run", "_worker") else "/app/main.py", 1))
     layout = find_layout((3, minor), debug=False, free_threaded=free_threaded).thread_state
     content = bytearray(layout.size)
-    if suspended:
-        struct.pack_into("<i", content, layout.state, 2)
     content[layout.async_exc : layout.async_exc + 8] = struct.pack("<Q", pending)
     native = THREAD.tid if layout.native_thread_id is not None else None
     state = ThreadState(0x7000, INTERPRETER, THREAD.ident, native, bytes(content))

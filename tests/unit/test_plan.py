@@ -58,6 +58,24 @@ def test_what_a_thread_does_chooses_the_techniques(kernel, system_call, expected
     assert find_doing(FakeTarget(), sighting("f")) is expected
 
 
+@pytest.mark.parametrize("minor", [13, 14, 15])
+@pytest.mark.parametrize("free_threaded", [True, False])
+@pytest.mark.parametrize("about", ["its state", "another thread's state", "nothing readable"])
+def test_thread_that_the_world_holds_up_waits_for_the_collector(kernel, minor, free_threaded, about):
+    """It sleeps on a semaphore behind the address of its own state; only builds without a GIL stop the world."""
+    semaphore = 0x9008
+    kernel["call"] = call(FUTEX, semaphore)
+    thread = sighting("f", minor=minor, free_threaded=free_threaded)
+    target = FakeTarget(thread, minor=minor, free_threaded=free_threaded)
+    state = thread.state.address + target.runtime.layout.thread_state.state
+    if about != "nothing readable":
+        parked = state if about == "its state" else state + target.runtime.layout.thread_state.size
+        target.memory.write_pointer(semaphore - 8, parked)
+
+    held_up = free_threaded and about == "its state"
+    assert find_doing(target, thread) is (Doing.WAITING_FOR_COLLECTOR if held_up else Doing.IN_SYSTEM_CALL)
+
+
 @pytest.mark.parametrize(
     ("given", "functions", "expected"),
     [

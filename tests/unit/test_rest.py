@@ -54,9 +54,10 @@ def test_time_without_a_processor_does_not_count(thread):
     assert not thread.pass_time(Rest(thread.target, thread.seen), 100, 0.01)
 
 
-def test_waiting_for_the_gil_does_not_count(thread):
+@pytest.mark.parametrize("doing", [Doing.WAITING_FOR_GIL, Doing.WAITING_FOR_COLLECTOR])
+def test_waiting_for_its_turn_does_not_count(thread, doing):
     """It could not run any Python code meanwhile."""
-    thread.doing = Doing.WAITING_FOR_GIL
+    thread.doing = doing
 
     assert not thread.pass_time(Rest(thread.target, thread.seen), 100, 0.01)
 

@@ -184,12 +184,29 @@ UNDEFINED_THERE = '{t}^error,msg="Undefined command: \\"ts-about\\".  Try \\"hel
 def test_unusable_gdb(banner: str, message: str) -> None:
     """One line says what is wrong with it."""
     version = f'~"{banner}\\n"\n~"License GPLv3+\\n"\n' + "{t}^done\n"
-    python = '~"Python 3.6\\n"\n{t}^done\n' if "Python 3.6" in message else '{t}^error,msg="Scripting is not supported"\n'
+    python = '{t}^error,msg="Scripting is not supported"\n' if "without" in message else '~"Python 3.6\\n"\n{t}^done\n'
     answers = {"ts_about": UNDEFINED, "interpreter_exec": UNDEFINED_THERE, "gdb_version": version, "python": python}
     with fake(**answers) as session, pytest.raises(DebuggerMissing, match=message) as caught:
         session.command("-ts-x")
 
     assert "Python 3.9" in str(caught.value.hint)
+
+
+def test_gdb_that_should_know_our_commands_is_not_called_too_old() -> None:
+    """Something is wrong with the files that it was to load."""
+    answers = {"ts_about": UNDEFINED, "interpreter_exec": UNDEFINED_THERE, "python": '~"Python 3.11\\n"\n{t}^done\n'}
+    answers["gdb_version"] = '~"GNU gdb (Debian 13.1-3) 13.1\\n"\n{t}^done\n'
+    with fake(**answers) as session, pytest.raises(DebuggerMissing, match=r"^gdb 13\.1 cannot load our commands: Undefined"):
+        session.command("-ts-x")
+
+
+@pytest.mark.parametrize("silent", ["gdb_version", "python"])
+def test_unusable_gdb_that_falls_silent(silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is given up like any other that does not answer."""
+    monkeypatch.setattr(session_module, "READY_SECONDS", 0.5)
+    answers = {"ts_about": UNDEFINED, "interpreter_exec": UNDEFINED_THERE, silent: ""}
+    with fake(**answers) as session, pytest.raises(DebuggerFailed, match="in time"):
+        session.command("-ts-x")
 
 
 REPLY = {"gdb": "10.1", "text": 'quote " backslash \\ newline \n ü \x07 $x # ~ {', "none": None}

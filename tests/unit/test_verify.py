@@ -139,22 +139,13 @@ def test_thread_that_stays_inside_the_stuck_call_has_survived(kernel, impatient,
     assert earliest < kernel["now"] < latest
 
 
-def test_thread_that_waits_for_the_gil_is_not_settled(kernel):
+@pytest.mark.parametrize("doing", [Doing.WAITING_FOR_GIL, Doing.WAITING_FOR_COLLECTOR])
+def test_thread_that_waits_for_its_turn_is_not_settled(kernel, doing):
     """It cannot go on, whatever it would do: nothing is decided before the time is over."""
-    kernel["doing"] = Doing.WAITING_FOR_GIL
+    kernel["doing"] = doing
     effect(FakeTarget(sighting(*STUCK)), sighting(*STUCK))
 
     assert kernel["now"] >= 5.0
-
-
-@pytest.mark.parametrize("minor", [13, 14])
-@pytest.mark.parametrize("suspended", [True, False])
-def test_thread_that_waits_for_the_collector_is_not_settled(kernel, minor, suspended):
-    """The same, where there is no GIL and the world is stopped."""
-    before = sighting(*STUCK, minor=minor, free_threaded=True, suspended=suspended)
-    effect(FakeTarget(before, minor=minor, free_threaded=True), before)
-
-    assert (kernel["now"] >= 5.0) == suspended
 
 
 def test_pool_worker_that_waits_for_work_is_unwound_at_once(kernel):
@@ -229,12 +220,10 @@ def test_thread_that_blocks_will_not_notice(kernel):
 
 
 def test_thread_that_the_collector_holds_up_may_notice_yet(kernel):
-    """It is in a system call for that, and for nothing that could be interrupted."""
-    kernel["doing"] = Doing.IN_SYSTEM_CALL
-    held_up, going_on = (
-        sighting(*STUCK, pending=pending, minor=14, free_threaded=True, suspended=bool(pending)) for pending in (1, 0)
-    )
-    verdict = Watch(FakeTarget(*[held_up] * 50, going_on, minor=14, free_threaded=True), held_up).wait_for_delivery(5.0)
+    """It sleeps for that, and in no call that could be interrupted."""
+    kernel["doing"] = Doing.WAITING_FOR_COLLECTOR
+    held_up, going_on = (sighting(*STUCK, pending=pending) for pending in (1, 0))
+    verdict = Watch(FakeTarget(*[held_up] * 50, going_on), held_up).wait_for_delivery(5.0)
 
     assert verdict.delivered
     assert kernel["now"] > 0.1

@@ -16,7 +16,7 @@ from threadsurgeon.linux.memory import BadAddress, Memory
 MAX_INTERPRETERS = 10_000
 MAX_THREADS = 1_000_000
 TRIES = 8
-SUSPENDED = (2, 4)  # _Py_THREAD_SUSPENDED, and from 3.15 on _Py_THREAD_SUSPENDED_WAITING (pycore_pystate.h)
+_POINTER = 8
 
 _pointer = struct.Struct("<Q").unpack_from
 _signed = struct.Struct("<q").unpack_from
@@ -54,14 +54,19 @@ class Gil(NamedTuple):
     enabled: bool = True
 
 
-def is_suspended(state: ThreadState, layout: Layout) -> bool:
-    """Say whether the world is stopped, as for the collector of free-threaded builds: the thread runs no Python meanwhile.
+def is_waiting_to_attach(memory: Memory, layout: Layout, state: ThreadState, futex: int) -> bool:
+    """Say whether the thread, which sleeps on that futex, waits for the world to go on, stopped as for a garbage collection.
 
-    Also of a thread in a system call, which notices only when it comes back (stop_the_world and park_detached_threads in
-    pystate.c, 3.13).
+    In a build without a GIL (3.13 on) it sleeps on a semaphore of its own then, in a ``struct wait_entry``, right behind the
+    address of what it waits for: the state of its thread state (tstate_wait_attach in pystate.c, parking_lot.c).
     """
     offset = layout.thread_state.state
-    return offset is not None and _signed32(state.content, offset)[0] in SUSPENDED
+    if not layout.free_threaded or offset is None:
+        return False
+    try:
+        return bool(_pointer(memory.read(futex - _POINTER, _POINTER))[0] == state.address + offset)
+    except BadAddress:
+        return False
 
 
 def read_finalizing(memory: Memory, runtime: Runtime) -> bool:

@@ -1,4 +1,4 @@
-"""gdb's two pipes: a line in, a line out, each wait with a deadline. The end of its output is the end of gdb."""
+"""gdb's two pipes: a line in, a line out, each wait for one with a deadline. The end of its output is the end of gdb."""
 
 from __future__ import annotations
 

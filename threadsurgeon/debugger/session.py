@@ -46,6 +46,7 @@ POLL_SECONDS = 0.002
 VICTIM = 1  # gdb counts the threads it traces afresh at each attach
 
 OLDEST = (10, 0)  # gdb_scripts/bootstrap.py
+OLDEST_PYTHON = (3, 9)  # gdb_scripts/__init__.py
 _ASK_PYTHON = """-interpreter-exec console "python import sys; print('Python %d.%d' % sys.version_info[:2])\""""
 
 _ABOUT, _WARM_UP = 1, 2  # the tokens of the first two commands, sent before gdb is ready to read them
@@ -61,6 +62,7 @@ class Session:
         self._dummy = dummy
         self._channel = Channel(process)
         self._stops: deque[Stop] = deque()
+        self._said = ""  # on its console, since the last command
         self._complaint = ""  # of an error within gdb itself, after which it ends
         self._ready = False
         self._alive = True
@@ -120,7 +122,8 @@ class Session:
                 except GdbError as error:
                     logger.debug("no warm-up: %s", error)  # as under yama: only slower
         except DebuggerDied:
-            raise DebuggerMissing("gdb ended as soon as it was started", hint=INSTALL_HINT) from None
+            why = f": {self._complaint}" if self._complaint else ""
+            raise DebuggerMissing(f"gdb ended as soon as it was started{why}", hint=INSTALL_HINT) from None
         finally:
             self._end_dummy()
         self.version = str(about.get("gdb", ""))
@@ -138,26 +141,27 @@ class Session:
 
     def _unusable(self, complaint: str, deadline: float) -> DebuggerMissing:
         """Say what is wrong with a gdb that does not know our commands."""
-        if "ndefined command" not in complaint:
-            return DebuggerMissing(f"gdb cannot load our commands: {complaint}", hint=INSTALL_HINT)
-        said = self._ask("-gdb-version", deadline) + self._ask(_ASK_PYTHON, deadline)
-        name = "this gdb"
-        if match := re.search(r"^GNU gdb .*?(\d+)\.(\d+)[^ ]*$", said, re.MULTILINE):
-            name = f"gdb {match[1]}.{match[2]}"
-            if (int(match[1]), int(match[2])) < OLDEST:
-                return DebuggerMissing(f"{name} is too old", hint=INSTALL_HINT)
-        if match := re.search(r"^Python (\d+)\.(\d+)$", said, re.MULTILINE):
-            return DebuggerMissing(f"{name} was built with Python {match[1]}.{match[2]}, which is too old", hint=INSTALL_HINT)
-        return DebuggerMissing(f"{name} was built without Python", hint=INSTALL_HINT)
+        name, problem = "gdb", f"cannot load our commands: {complaint}"
+        if "ndefined command" in complaint:
+            said = self._ask("-gdb-version", deadline) + self._ask(_ASK_PYTHON, deadline)
+            gdb = re.search(r"^GNU gdb .*?(\d+)\.(\d+)[^ ]*$", said, re.MULTILINE)
+            python = re.search(r"^Python (\d+)\.(\d+)$", said, re.MULTILINE)
+            name = f"gdb {gdb[1]}.{gdb[2]}" if gdb else "this gdb"
+            if gdb and (int(gdb[1]), int(gdb[2])) < OLDEST:
+                problem = "is too old"
+            elif python is None:
+                problem = "was built without Python"
+            elif (int(python[1]), int(python[2])) < OLDEST_PYTHON:
+                problem = f"was built with Python {python[1]}.{python[2]}, which is too old"
+        return DebuggerMissing(f"{name} {problem}", hint=INSTALL_HINT)
 
     def _ask(self, text: str, deadline: float) -> str:
         """Return what gdb prints on its console in answer to one of its own commands, even to one that fails."""
-        self._token += 1
-        self._send(self._token, text)
-        said = ""
-        while not (line := self._read_line(deadline)).startswith(f"{self._token}^"):
-            said += read_console(line)
-        return said
+        try:
+            self._exchange(text, deadline - time.monotonic())
+        except GdbError:
+            pass
+        return self._said
 
     def command(
         self,
@@ -171,7 +175,7 @@ class Session:
 
         Raises:
             GdbError: gdb answered with an error.
-            DebuggerFailed: it did not answer in time, or not in its language. gdb is gone then.
+            DebuggerFailed: it did not answer in time, and is gone now; or not in its language.
             DebuggerDied: it ended.
         """
         self.wait_until_ready()
@@ -313,7 +317,7 @@ class Session:
             raise self._died() from None
 
     def _await_result(self, token: int, deadline: float) -> dict[str, Any]:
-        said = ""
+        self._said = ""
         while True:
             try:
                 line = self._read_line(deadline)
@@ -324,10 +328,9 @@ class Session:
             if result is not None and result.token == token:
                 if result.kind == "running":
                     self._stops.clear()  # whatever stopped before is past
-                return read_answer(line, said)
+                return read_answer(line, self._said if self._through_console else "")
             self._handle(line)
-            if self._through_console:
-                said += read_console(line)
+            self._said += read_console(line)
 
     def _handle(self, line: str) -> None:
         """Keep a stop for whoever waits for one, and a complaint; all else that gdb says unasked is only for the log."""

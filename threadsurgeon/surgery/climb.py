@@ -17,7 +17,7 @@ from threadsurgeon.surgery.cut_frames import Site, cut, survey
 from threadsurgeon.surgery.delivery import EFFECT_SECONDS, Record
 from threadsurgeon.surgery.insist import insist
 from threadsurgeon.surgery.ladder import RUNGS, Policy
-from threadsurgeon.surgery.plan import Doing, Examination, examine, find_doing
+from threadsurgeon.surgery.plan import Examination, examine, find_doing
 from threadsurgeon.surgery.technique import Applied, Effect
 from threadsurgeon.surgery.terminate import terminate
 from threadsurgeon.surgery.verify import Verdict, Watch
@@ -62,7 +62,7 @@ class Climb:
     def _is_in_c_code(self, verdict: Verdict) -> bool:
         """Say whether cutting could help: not with a thread that merely waits for its turn."""
         try:
-            return verdict.sighting is not None and find_doing(self._target, verdict.sighting) is not Doing.WAITING_FOR_GIL
+            return verdict.sighting is not None and not find_doing(self._target, verdict.sighting).is_waiting_for_its_turn
         except NoSuchThread:
             return False
 

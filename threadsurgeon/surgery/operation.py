@@ -157,6 +157,8 @@ class Operation:
             holder = self.target.find_gil_holder()
             who = f", which thread {holder.tid} holds" if holder else ""
             return f"the thread waits for the GIL{who}, and is in {is_in}"
+        if doing is Doing.WAITING_FOR_COLLECTOR:
+            return f"the thread waits for the garbage collector, and is in {is_in}"
         if doing is Doing.IN_SYSTEM_CALL:
             return f"the thread waits in a system call of C code that does not check for signals, called from {is_in}"
         return f"the thread runs C code that does not check for signals, called from {is_in}"

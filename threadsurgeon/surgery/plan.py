@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from enum import Enum
 
 from threadsurgeon.cpython.held_locks import read_holdings
-from threadsurgeon.cpython.threads import read_finalizing
+from threadsurgeon.cpython.threads import is_waiting_to_attach, read_finalizing
 from threadsurgeon.errors import Refused, TargetBusy
 from threadsurgeon.inventory import Sighting, Target
 from threadsurgeon.linux.memory import BadAddress
-from threadsurgeon.linux.process import SystemCall, read_status, read_system_call, read_thread_status
+from threadsurgeon.linux.process import FUTEX, SystemCall, read_status, read_system_call, read_thread_status
 from threadsurgeon.model.operations import Plan
 from threadsurgeon.model.threads import Thread
 from threadsurgeon.surgery.builds import is_allowed, refuse_unproven_version
@@ -24,7 +24,13 @@ class Doing(str, Enum):
 
     RUNNING = "running"
     WAITING_FOR_GIL = "waiting for the GIL"
+    WAITING_FOR_COLLECTOR = "waiting for the garbage collector"
     IN_SYSTEM_CALL = "in a system call"
+
+    @property
+    def is_waiting_for_its_turn(self) -> bool:
+        """Whether it would run Python code, and may not yet: nothing can be told from where it stands."""
+        return self in (Doing.WAITING_FOR_GIL, Doing.WAITING_FOR_COLLECTOR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +64,13 @@ def find_doing(target: Target, sighting: Sighting) -> Doing:
     call = read_system_call(target.pid, sighting.thread.tid)
     if call is None:
         return Doing.RUNNING
-    return Doing.WAITING_FOR_GIL if _is_gil_wait(target, sighting, call) else Doing.IN_SYSTEM_CALL
+    if _is_gil_wait(target, sighting, call):
+        return Doing.WAITING_FOR_GIL
+    if call.number == FUTEX and is_waiting_to_attach(
+        target.memory, target.runtime.layout, sighting.state, call.arguments[0]
+    ):
+        return Doing.WAITING_FOR_COLLECTOR
+    return Doing.IN_SYSTEM_CALL
 
 
 def _is_gil_wait(target: Target, sighting: Sighting, call: SystemCall) -> bool:

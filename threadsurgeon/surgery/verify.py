@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from threadsurgeon.cpython.threads import Interpreter, is_suspended, read_gil
+from threadsurgeon.cpython.threads import Interpreter, read_gil
 from threadsurgeon.errors import NoSuchProcess, NoSuchThread
 from threadsurgeon.inventory import Sighting, Target
 from threadsurgeon.linux.memory import BadAddress
@@ -96,7 +96,7 @@ class Watch:
                 doing = find_doing(self.target, now)
             except NoSuchThread:
                 continue
-            if doing is Doing.IN_SYSTEM_CALL and not self._is_suspended(now):
+            if doing is Doing.IN_SYSTEM_CALL:
                 blocked_since = blocked_since or moment
                 if moment - blocked_since > 0.005:  # not just passing through
                     return Verdict(None, now, delivered=False)
@@ -124,7 +124,7 @@ class Watch:
             moment = time.monotonic()
             same_since = (same_since or moment) if last is not None and _same_place(last, now) else None
             last = now
-            if same_since is not None and moment - same_since > SETTLED_SECONDS and self._may_run(now):
+            if same_since is not None and moment - same_since > SETTLED_SECONDS and not self._is_waiting_for_its_turn(now):
                 if self.is_back_at_work(now):
                     return Verdict(Outcome.UNWOUND, now, delivered=True)
                 elsewhere = self._impatient and moment - same_since > SETTLED_ELSEWHERE_SECONDS
@@ -157,15 +157,11 @@ class Watch:
         except BadAddress:
             return None
 
-    def _may_run(self, now: Sighting) -> bool:
-        """Say whether the thread is free to go on: it waits neither for the GIL nor for the collector."""
+    def _is_waiting_for_its_turn(self, now: Sighting) -> bool:
         try:
-            return find_doing(self.target, now) is not Doing.WAITING_FOR_GIL and not self._is_suspended(now)
+            return find_doing(self.target, now).is_waiting_for_its_turn
         except NoSuchThread:
-            return True
-
-    def _is_suspended(self, now: Sighting) -> bool:
-        return is_suspended(now.state, self.target.runtime.layout)
+            return False
 
     def _pause(self, deadline: float) -> None:
         time.sleep(max(0.0, min(self._poll, deadline - time.monotonic())))
