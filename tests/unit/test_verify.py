@@ -2,6 +2,7 @@
 
 import os
 import time
+from itertools import cycle
 from types import SimpleNamespace
 
 import pytest
@@ -40,7 +41,7 @@ def kernel(monkeypatch):
     def find_doing(target, now):
         if isinstance(facts["doing"], Exception):
             raise facts["doing"]
-        return facts["doing"]
+        return next(facts["doing"]) if isinstance(facts["doing"], cycle) else facts["doing"]
 
     def read_cpu_time(pid, tid):
         facts["cpu"] += facts["cpu per look"]
@@ -146,6 +147,15 @@ def test_thread_that_waits_for_its_turn_is_not_settled(kernel, doing):
     effect(FakeTarget(sighting(*STUCK)), sighting(*STUCK))
 
     assert kernel["now"] >= 5.0
+
+
+def test_thread_that_seldom_gets_its_turn_is_given_its_time(kernel):
+    """Once in ten looks: it stands where it stood for ten times as long before that tells anything."""
+    kernel["doing"] = cycle([Doing.WAITING_FOR_COLLECTOR] * 9 + [Doing.IN_SYSTEM_CALL])
+    verdict = effect(FakeTarget(sighting(*STUCK)), sighting(*STUCK))
+
+    assert verdict.outcome is Outcome.SURVIVED
+    assert 2 < kernel["now"] < 5
 
 
 def test_pool_worker_that_waits_for_work_is_unwound_at_once(kernel):

@@ -135,7 +135,8 @@ class Operation:
         if outcome is Outcome.UNWOUND:
             return f"the call in {was_in} is gone; the thread lives on in {is_in}"
         if outcome is Outcome.SURVIVED:
-            return f"{exception} was raised, and code caught it; the thread is in {is_in}"
+            waits = self._find_what_it_waits_for(verdict, is_in)
+            return f"{exception} was raised, and {waits or f'code caught it; the thread is in {is_in}'}"
         if outcome is Outcome.TARGET_DIED:
             return "the process ended during the operation"
         left = "was withdrawn"
@@ -147,21 +148,30 @@ class Operation:
         return f"{exception} was not noticed within {seconds:g} s and {left}; {self._sits_in(verdict, is_in)}"
 
     def _sits_in(self, verdict: Verdict, is_in: str) -> str:
-        if verdict.sighting is None:
+        waits = self._find_what_it_waits_for(verdict, is_in)
+        if waits:
+            return waits
+        doing = self._find_doing(verdict)
+        if doing is None:
             return "the thread is gone now"
-        try:
-            doing = find_doing(self.target, verdict.sighting)
-        except NoSuchThread:
-            return "the thread is gone now"
+        does = "waits in a system call of" if doing is Doing.IN_SYSTEM_CALL else "runs"
+        return f"the thread {does} C code that does not check for signals, called from {is_in}"
+
+    def _find_what_it_waits_for(self, verdict: Verdict, is_in: str) -> str | None:
+        doing = self._find_doing(verdict)
         if doing is Doing.WAITING_FOR_GIL:
             holder = self.target.find_gil_holder()
             who = f", which thread {holder.tid} holds" if holder else ""
             return f"the thread waits for the GIL{who}, and is in {is_in}"
         if doing is Doing.WAITING_FOR_COLLECTOR:
             return f"the thread waits for the garbage collector, and is in {is_in}"
-        if doing is Doing.IN_SYSTEM_CALL:
-            return f"the thread waits in a system call of C code that does not check for signals, called from {is_in}"
-        return f"the thread runs C code that does not check for signals, called from {is_in}"
+        return None
+
+    def _find_doing(self, verdict: Verdict) -> Doing | None:
+        try:
+            return find_doing(self.target, verdict.sighting) if verdict.sighting is not None else None
+        except NoSuchThread:
+            return None
 
 
 def prepare(pid: int, tid: int, policy: Policy = DEFAULT) -> Operation | NativeOperation:

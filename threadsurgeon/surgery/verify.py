@@ -112,7 +112,8 @@ class Watch:
     def wait_for_effect(self, deadline: float) -> Verdict:
         """Wait, after an exception was raised in the thread, until it ended, went on elsewhere, or is back where it was."""
         self._poll = FIRST_POLL_SECONDS
-        same_since: float | None = None
+        settled_seconds = 0.0  # in the same place, and free to go on
+        before = time.monotonic()
         last: Sighting | None = None
         while True:
             try:
@@ -122,15 +123,19 @@ class Watch:
             if now is None:
                 return Verdict(Outcome.ENDED, None, delivered=True)
             moment = time.monotonic()
-            same_since = (same_since or moment) if last is not None and _same_place(last, now) else None
-            last = now
-            if same_since is not None and moment - same_since > SETTLED_SECONDS and not self._is_waiting_for_its_turn(now):
+            same_place = last is not None and _same_place(last, now)
+            if not same_place:
+                settled_seconds = 0.0
+            elif not self._is_waiting_for_its_turn(now):
+                settled_seconds += moment - before
+            before, last = moment, now
+            if settled_seconds > SETTLED_SECONDS:
                 if self.is_back_at_work(now):
                     return Verdict(Outcome.UNWOUND, now, delivered=True)
-                elsewhere = self._impatient and moment - same_since > SETTLED_ELSEWHERE_SECONDS
+                elsewhere = self._impatient and settled_seconds > SETTLED_ELSEWHERE_SECONDS
                 if elsewhere or _same_place(self.before, now):
                     return Verdict(Outcome.SURVIVED, now, delivered=True)
-            elif now.thread.pool_worker and self.is_back_at_work(now) and same_since is not None:
+            elif same_place and now.thread.pool_worker and self.is_back_at_work(now):
                 return Verdict(Outcome.UNWOUND, now, delivered=True)
             if moment >= deadline:
                 outcome = Outcome.UNWOUND if self.is_back_at_work(now) else Outcome.SURVIVED
