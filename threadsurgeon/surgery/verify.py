@@ -113,7 +113,7 @@ class Watch:
         """Wait, after an exception was raised in the thread, until it ended, went on elsewhere, or is back where it was."""
         self._poll = FIRST_POLL_SECONDS
         settled_seconds = 0.0  # in the same place, and free to go on
-        before = time.monotonic()
+        last_moment = time.monotonic()
         last: Sighting | None = None
         while True:
             try:
@@ -127,8 +127,8 @@ class Watch:
             if not same_place:
                 settled_seconds = 0.0
             elif not self._is_waiting_for_its_turn(now):
-                settled_seconds += moment - before
-            before, last = moment, now
+                settled_seconds += moment - last_moment
+            last_moment, last = moment, now
             if settled_seconds > SETTLED_SECONDS:
                 if self.is_back_at_work(now):
                     return Verdict(Outcome.UNWOUND, now, delivered=True)
