@@ -34,7 +34,7 @@ LOCK.acquire()
 @app.get("/who")
 def who():
     pool = [thread.ident for thread in threading.enumerate() if thread.name.startswith("ThreadPool")]
-    return jsonify(pid=os.getpid(), pool=sorted(pool))
+    return jsonify(pid=os.getpid(), pool=sorted(filter(None, pool)))  # one that is just being started has no ident yet
 
 @app.get("/lock")
 def stuck_on_lock():
